@@ -1,0 +1,29 @@
+//! The eBPF program of oomwatch: one file per probe, each a thin entry over `record`.
+//!
+//! Every program may fail to load or attach on its own; the agent goes on with the others.
+//! Field offsets come from `offsets`, never from a kernel version. Nothing here runs outside an OOM,
+//! a futile reclaim pass or a cgroup's birth and death.
+#![no_std]
+#![no_main]
+
+mod cgroup_lifecycle;
+mod kernel;
+mod maps;
+mod mark_victim;
+mod mark_victim_record;
+mod offsets;
+mod oom_kill_process;
+mod out_of_memory;
+mod path;
+mod reclaim;
+mod record;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves that no path leads here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

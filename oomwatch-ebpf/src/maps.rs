@@ -1,0 +1,46 @@
+//! Every map of the program.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use oomwatch_common::{CgroupRecord, KillRecord, OomContext, PressureCounters, PressureRecord};
+
+/// Room for about a thousand kills that the agent has not read yet.
+const RING_BYTES: u32 = 1 << 20;
+/// Runs of the OOM killer under way; the kernel's `oom_lock` makes it one.
+const MAX_RUNS: u32 = 64;
+/// Memcgs whose futile reclaim is counted; the least recently hit is forgotten.
+const MAX_PRESSURE: u32 = 1024;
+
+/// Records to the agent.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Records that found no room in `EVENTS`.
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// State of the OOM killer by the thread (`pid_tgid`) that runs it.
+#[map]
+pub(crate) static RUNS: HashMap<u64, OomContext> = HashMap::with_max_entries(MAX_RUNS, 0);
+
+/// `mem_cgroup` given to `mem_cgroup_out_of_memory`, by thread, for the kretprobe that sees no arguments.
+#[map]
+pub(crate) static MEMCG_RUNS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_RUNS, 0);
+
+/// Futile reclaim by kernfs id of the memcg.
+#[map]
+pub(crate) static PRESSURE: LruHashMap<u64, PressureCounters> = LruHashMap::with_max_entries(MAX_PRESSURE, 0);
+
+/// Where a kill record is put together, too large for the stack.
+#[map]
+pub(crate) static KILL: PerCpuArray<KillRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a cgroup record is put together.
+#[map]
+pub(crate) static CGROUP: PerCpuArray<CgroupRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a pressure record is put together.
+#[map]
+pub(crate) static PRESSURE_RECORD: PerCpuArray<PressureRecord> = PerCpuArray::with_max_entries(1, 0);

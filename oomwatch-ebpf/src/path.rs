@@ -1,0 +1,55 @@
+//! Full path of a cgroup, read from kernfs while the cgroup is certain to exist.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use oomwatch_common::{Field, MAX_NAME, MAX_PATH, PathBytes};
+
+use crate::kernel::{Object, read};
+
+/// Deepest cgroup whose path is read whole. Bounds the verifier's work.
+const MAX_DEPTH: u32 = 64;
+
+/// Writes the names from `cgroup` upward into `path`, each with its NUL, without the root's empty one.
+#[inline(always)]
+pub(crate) fn write(path: &mut PathBytes, cgroup: Object) {
+    let mut used: usize = 0;
+    let mut node = Object(cgroup.get(Field::CgroupKn));
+    let mut depth = 0;
+    path.truncated = 1;
+    while depth < MAX_DEPTH {
+        let parent = node.get::<u64>(Field::KernfsParent);
+        if parent == 0 {
+            path.truncated = 0;
+            break;
+        }
+        if used >= MAX_PATH {
+            break;
+        }
+        let name: u64 = match node.address_of(Field::KernfsName) {
+            Some(address) => read(address),
+            None => break,
+        };
+        // SAFETY: `used < MAX_PATH` leaves MAX_NAME bytes behind it in `bytes` (PATH_CAPACITY); the helper
+        // writes no more and checks the address itself.
+        let written = unsafe {
+            bpf_probe_read_kernel_str(
+                path.bytes.as_mut_ptr().add(used).cast(),
+                MAX_NAME as u32,
+                name as *const core::ffi::c_void,
+            )
+        };
+        if written <= 0 {
+            break;
+        }
+        used += written as usize;
+        node = Object(parent);
+        depth += 1;
+    }
+    path.len = used as u32;
+}
+
+/// Marks a path as one that could not be read.
+#[inline(always)]
+pub(crate) fn unknown(path: &mut PathBytes) {
+    path.len = 0;
+    path.truncated = 1;
+}

@@ -1,0 +1,58 @@
+//! Common parts of the records: header, output, loss counter.
+
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
+use oomwatch_common::{PATH_CAPACITY, PathBytes, RecordHeader, RecordKind};
+
+use crate::maps::{EVENTS, LOST};
+
+/// Nanoseconds since boot, suspended time included.
+#[inline(always)]
+pub(crate) fn boot_ns() -> u64 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// First bytes of a record made now.
+#[inline(always)]
+pub(crate) fn header(kind: RecordKind) -> RecordHeader {
+    RecordHeader {
+        kind: kind as u32,
+        // SAFETY: the helper has no precondition.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        boot_ns: boot_ns(),
+    }
+}
+
+/// Sends the first `bytes` of `record`; counts it as lost where the ring has no room.
+#[inline(always)]
+fn send<T>(record: &T, bytes: usize) {
+    if bytes > size_of::<T>() {
+        return;
+    }
+    // SAFETY: `bytes` lies within `record`.
+    let slice = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(record).cast::<u8>(), bytes) };
+    if EVENTS.output::<[u8]>(slice, 0).is_err()
+        && let Some(lost) = LOST.get_ptr_mut(0)
+    {
+        // SAFETY: an element of a per-CPU array belongs to this CPU while the program runs.
+        unsafe { *lost += 1 };
+    }
+}
+
+/// Sends a record of fixed size.
+#[inline(always)]
+pub(crate) fn send_fixed<T>(record: &T) {
+    send(record, size_of::<T>());
+}
+
+/// Sends a record whose last field is `path`, without the unused end of it.
+#[inline(always)]
+pub(crate) fn send_with_path<T>(record: &T, path: &PathBytes) {
+    // Volatile, so that the bound below is checked on the very register that the helper gets.
+    // SAFETY: a reference is valid for reading.
+    let used = unsafe { core::ptr::read_volatile(&raw const path.len) } as usize;
+    if used > PATH_CAPACITY {
+        return;
+    }
+    send(record, size_of::<T>() - PATH_CAPACITY + used);
+}

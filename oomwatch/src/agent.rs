@@ -1,0 +1,256 @@
+//! Wires the stages: kernel source, correlator, registry, sinks. The only module that knows tasks and channels.
+//!
+//! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
+//! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::mpsc::{self, Receiver},
+    task::JoinSet,
+};
+
+use crate::{
+    clock,
+    config::Config,
+    correlate::{Correlator, Finding, Output, SourceFacts, Subject},
+    event::{
+        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source,
+    },
+    host::{HostRoot, memory::MemoryHierarchy, system},
+    observation::Observation,
+    registry::Registry,
+    sinks::{self, stdout::Stdout},
+    sources::kernel::{self, load::Sight},
+    stop::Stop,
+    workload::{CgroupIdentity, limit_owner},
+};
+
+/// Observations between the source and the correlator. Small: a full queue makes the source wait, and what waits in
+/// the kernel's ring is counted when it overflows.
+const QUEUE: usize = 256;
+
+/// Runs until `stop`, or until nothing works any more.
+///
+/// # Errors
+/// No source works on this host, or the only one broke.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    for sentence in system::missing_privileges() {
+        tracing::warn!("{sentence}");
+    }
+    let root = HostRoot::new(&config.host_root);
+    let hierarchy = MemoryHierarchy::find(&root).context("find the memory cgroups")?;
+    let loaded = kernel::load::load(hierarchy.as_ref(), &config.withheld).context("nothing works on this host")?;
+    for sentence in &loaded.sight.degraded {
+        tracing::warn!(reason = sentence, "less is seen than could be");
+    }
+    let mut agent = Agent::new(&config, root, hierarchy, &loaded.sight)?;
+    agent.learn_existing_cgroups();
+    agent.report_start();
+    let (observations, queue) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(kernel::run(loaded, observations, stop));
+    agent.follow(queue).await;
+    let outcome = tasks.join_next().await.context("the kernel source was never started")?;
+    agent.report_end();
+    outcome.context("the kernel source died")?.context("the kernel source broke")
+}
+
+struct Agent {
+    config: Config,
+    hierarchy: Option<MemoryHierarchy>,
+    correlator: Correlator,
+    registry: Registry,
+    stdout: Stdout,
+    boot_id: Arc<str>,
+    started: AgentStarted,
+    seq: u64,
+}
+
+impl Agent {
+    fn new(
+        config: &Config,
+        root: HostRoot,
+        hierarchy: Option<MemoryHierarchy>,
+        sight: &Sight,
+    ) -> anyhow::Result<Self> {
+        let boot_id = system::boot_id().context("read the boot id")?;
+        let facts = SourceFacts {
+            sees_killing: sight.sees_killing,
+            sees_run_end: sight.exact_limit,
+            sees_no_kill: sight.sees_no_kill,
+        };
+        Ok(Self {
+            config: config.clone(),
+            correlator: Correlator::new(facts, &boot_id),
+            registry: Registry::new(root, hierarchy.clone()),
+            stdout: Stdout::start()?,
+            boot_id: boot_id.into(),
+            started: AgentStarted {
+                version: env!("CARGO_PKG_VERSION"),
+                tier: sight.tier.clone(),
+                kernel: system::kernel_release(),
+                cgroup_version: hierarchy.as_ref().map(|hierarchy| hierarchy.version),
+                degraded: sight.degraded.clone(),
+            },
+            hierarchy,
+            seq: 0,
+        })
+    }
+
+    fn learn_existing_cgroups(&mut self) {
+        let Some(hierarchy) = &self.hierarchy else { return };
+        for counters in hierarchy.scan() {
+            self.registry.found(&counters);
+            let nothing_to_say = self.correlator.observe(Observation::Counters(counters));
+            debug_assert!(nothing_to_say.is_empty(), "no question was raised yet");
+        }
+    }
+
+    /// Takes in observations until the source is gone and the queue is empty.
+    async fn follow(&mut self, mut queue: Receiver<Observation>) {
+        loop {
+            let deadline = sleep_until(self.next_deadline());
+            tokio::select! {
+                biased;
+                observation = queue.recv() => match observation {
+                    Some(observation) => self.observe(observation),
+                    None => break,
+                },
+                () = deadline => self.tick(),
+            }
+        }
+        let last = self.correlator.finish();
+        self.take(last);
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        [self.correlator.next_deadline(), self.registry.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        match &observation {
+            Observation::CgroupMade(change) => self.registry.made(change),
+            Observation::CgroupRemoved(change) => self.registry.removed(change),
+            Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
+            _ => {}
+        }
+        let outputs = self.correlator.observe(observation);
+        self.take(outputs);
+    }
+
+    fn tick(&mut self) {
+        let now_ns = clock::boot_ns();
+        let outputs = self.correlator.tick(now_ns);
+        self.take(outputs);
+        self.registry.tick(now_ns);
+    }
+
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Found(finding) => self.report(*finding),
+                Output::Read(subject) => self.read_counters(&subject),
+            }
+        }
+    }
+
+    fn read_counters(&mut self, subject: &Subject) {
+        let path = subject.path.clone().or_else(|| self.registry.path(subject.memcg).cloned());
+        let (Some(hierarchy), Some(path)) = (&self.hierarchy, path) else {
+            self.correlator.forget(subject.memcg);
+            return;
+        };
+        let counters = hierarchy.counters(subject.memcg, &path);
+        self.observe(Observation::Counters(counters));
+    }
+
+    fn report(&mut self, mut finding: Finding) {
+        let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
+        let container_depth = known.as_ref().and_then(|(_, depth)| *depth);
+        if let Body::OomKill(kill) = &mut finding.body {
+            kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
+            kill.latency_seconds = Duration::from_nanos(clock::boot_ns().saturating_sub(finding.boot_ns)).as_secs_f64();
+        }
+        let workload = known.map(|(workload, _)| workload);
+        let timestamp = clock::wall_time(finding.boot_ns.max(1));
+        self.emit(|seq, boot_id| Event {
+            schema: SCHEMA,
+            seq,
+            timestamp,
+            boot_id,
+            body: finding.body,
+            severity: finding.severity,
+            source: finding.source,
+            confidence: finding.confidence,
+            incident_id: finding.incident_id,
+            workload,
+        });
+    }
+
+    fn report_own(&mut self, body: Body, severity: Severity) {
+        let timestamp = clock::wall_time(clock::boot_ns());
+        self.emit(|seq, boot_id| Event {
+            schema: SCHEMA,
+            seq,
+            timestamp,
+            boot_id,
+            body,
+            severity,
+            source: Source::Agent,
+            confidence: Confidence::Exact,
+            incident_id: None,
+            workload: None,
+        });
+    }
+
+    fn report_start(&mut self) {
+        self.report_own(Body::AgentStarted(self.started.clone()), Severity::Info);
+    }
+
+    fn report_end(mut self) {
+        let AgentStarted { version, tier, kernel, cgroup_version, degraded } = self.started.clone();
+        let body = AgentStopped { version, tier, kernel, cgroup_version, degraded };
+        self.report_own(Body::AgentStopped(body), Severity::Info);
+        if !self.stdout.finish() {
+            tracing::warn!("events were still waiting for a reader of standard output");
+        }
+    }
+
+    /// Numbers an event and hands it to the sinks, after the news of what a sink lost before it.
+    fn emit(&mut self, event: impl FnOnce(u64, Arc<str>) -> Event) {
+        let lost = self.stdout.take_lost();
+        if lost > 0 {
+            self.report_own(Body::Loss(Loss { stage: LossStage::Sink, lost }), Severity::Critical);
+        }
+        self.seq += 1;
+        let event = event(self.seq, Arc::clone(&self.boot_id));
+        self.stdout.write(sinks::line(self.config.output, &event));
+    }
+}
+
+/// Who set the limit that was hit; `None` where the victim's cgroup or the limit is not known.
+fn owner(
+    kill: &OomKill,
+    subject: Option<&Subject>,
+    limit_depth: Option<usize>,
+    container_depth: Option<usize>,
+) -> Option<crate::workload::LimitOwner> {
+    kill.oom_memcg_confidence?;
+    let path = subject?.path.as_ref()?;
+    let mut identity = CgroupIdentity::of(path.as_bytes());
+    identity.container_depth = container_depth.or(identity.container_depth);
+    Some(limit_owner(&identity, limit_depth))
+}
+
+/// Sleeps until a boot time; for ever where there is none.
+async fn sleep_until(deadline_ns: Option<u64>) {
+    match deadline_ns {
+        Some(deadline_ns) => {
+            let wait = deadline_ns.saturating_sub(clock::boot_ns());
+            tokio::time::sleep(Duration::from_nanos(wait)).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,126 @@
+//! `oomwatch check`: loads everything, says what works and why the rest does not, unloads.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::{
+    cli::CheckArgs,
+    config::OutputFormat,
+    host::{HostRoot, memory::MemoryHierarchy, system},
+    sources::kernel::load::{self, Sight},
+};
+
+/// Exit code where kernel events are not exact.
+const DEGRADED: u8 = 3;
+
+/// What is found on this host.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    kernel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_version: Option<u8>,
+    /// The tier that `oomwatch run` takes; absent where nothing works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<String>,
+    /// Kernel events are exact.
+    exact: bool,
+    features: Vec<Feature>,
+    degraded: Vec<String>,
+}
+
+/// One thing that can be hooked.
+#[derive(Debug, Serialize)]
+struct Feature {
+    target: &'static str,
+    gives: &'static str,
+    works: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Prints the report.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let report = report(args);
+    let mut out = io::stdout().lock();
+    match args.output {
+        OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        OutputFormat::Text => write_text(&mut out, &report)?,
+    }
+    Ok(match (&report.tier, report.exact) {
+        (Some(_), true) => ExitCode::SUCCESS,
+        (Some(_), false) => ExitCode::from(DEGRADED),
+        (None, _) => ExitCode::FAILURE,
+    })
+}
+
+fn report(args: &CheckArgs) -> Report {
+    let mut degraded = system::missing_privileges();
+    let hierarchy = MemoryHierarchy::find(&HostRoot::new(&args.host.host_root)).unwrap_or_else(|error| {
+        degraded.push(error.to_string());
+        None
+    });
+    if hierarchy.is_none() {
+        degraded.push("no memory cgroup hierarchy is mounted: containers cannot be told apart by their files".into());
+    }
+    let sight = load::load(hierarchy.as_ref(), &args.host.withhold).map_or_else(
+        |error| {
+            degraded.push(error.to_string());
+            None
+        },
+        |loaded| Some(loaded.sight),
+    );
+    degraded.extend(sight.iter().flat_map(|sight| sight.degraded.iter().cloned()));
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: system::kernel_release(),
+        cgroup_version: hierarchy.map(|hierarchy| hierarchy.version),
+        tier: sight.as_ref().map(|sight| sight.tier.clone()),
+        exact: sight.as_ref().is_some_and(|sight| sight.exact_victim),
+        features: sight.as_ref().map(features).unwrap_or_default(),
+        degraded,
+    }
+}
+
+fn features(sight: &Sight) -> Vec<Feature> {
+    let feature = |hook: &crate::sources::kernel::hooks::Hook| Feature {
+        target: hook.target,
+        gives: hook.gives,
+        works: hook.outcome.is_ok(),
+        by: hook.outcome.as_ref().ok().copied(),
+        reason: hook.outcome.as_ref().err().cloned(),
+    };
+    sight.hooks.iter().map(feature).collect()
+}
+
+fn write_text(out: &mut impl io::Write, report: &Report) -> io::Result<()> {
+    let cgroup = report.cgroup_version.map_or("no memory cgroups".to_owned(), |version| format!("cgroup v{version}"));
+    writeln!(out, "oomwatch {} on Linux {}, {cgroup}", report.version, report.kernel)?;
+    match (&report.tier, report.exact) {
+        (Some(tier), true) => writeln!(out, "tier {tier}: every OOM kill is seen exactly")?,
+        (Some(tier), false) => writeln!(out, "tier {tier}: OOM kills are seen, but not exactly")?,
+        (None, _) => writeln!(out, "nothing works on this host")?,
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["hook", "what it does", "works", "how, or why not"]);
+    for feature in &report.features {
+        let how = feature.by.map_or_else(|| feature.reason.clone().unwrap_or_default(), str::to_owned);
+        table.add_row([feature.target, feature.gives, if feature.works { "yes" } else { "no" }, &how]);
+    }
+    writeln!(out, "\n{table}")?;
+    for sentence in &report.degraded {
+        writeln!(out, "- {sentence}")?;
+    }
+    Ok(())
+}

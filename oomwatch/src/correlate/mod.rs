@@ -1,0 +1,161 @@
+//! Observations to findings: one for each thing that happened. Pure: time is a field of what enters, files are
+//! asked for by [`Output::Read`], deadlines are told by [`Correlator::next_deadline`].
+
+mod group;
+mod kill_counter;
+mod limit;
+mod recent;
+mod unkilled;
+mod victim;
+
+use crate::{
+    cgroup_path::CgroupPath,
+    event::{Body, Confidence, Loss, LossStage, Severity, Source},
+    observation::{MemcgId, Observation},
+};
+
+/// What the kernel source can see, so far as conclusions depend on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SourceFacts {
+    /// A run of the OOM killer tells whether it kills.
+    pub sees_killing: bool,
+    /// The end of a run is seen.
+    pub sees_run_end: bool,
+    /// An out-of-memory without a kill is seen by a hook.
+    pub sees_no_kill: bool,
+}
+
+/// Something that happened, not yet numbered and not yet described.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// When, by `CLOCK_BOOTTIME` in nanoseconds.
+    pub boot_ns: u64,
+    /// What.
+    pub body: Body,
+    /// How bad.
+    pub severity: Severity,
+    /// Who saw it.
+    pub source: Source,
+    /// How sure.
+    pub confidence: Confidence,
+    /// Shared by all findings of one incident.
+    pub incident_id: Option<String>,
+    /// Whom it concerns.
+    pub subject: Option<Subject>,
+    /// Depth of the memcg whose limit was hit.
+    pub limit_depth: Option<usize>,
+}
+
+/// Cgroup that a finding concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Its id.
+    pub memcg: MemcgId,
+    /// Its path, where known.
+    pub path: Option<CgroupPath>,
+}
+
+/// What the correlator wants.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// To report this.
+    Found(Box<Finding>),
+    /// To be given the counters of this cgroup, as [`Observation::Counters`].
+    Read(Subject),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Correlator {
+    facts: SourceFacts,
+    /// Beginning of every incident id: names the boot.
+    boot_tag: String,
+    seen: recent::RecentVictims,
+    kill_counters: kill_counter::KillCounters,
+    groups: group::Groups,
+    unkilled: unkilled::Unkilled,
+}
+
+impl Correlator {
+    /// Starts without any history. `boot_id` is the kernel's.
+    pub fn new(facts: SourceFacts, boot_id: &str) -> Self {
+        Self {
+            facts,
+            boot_tag: boot_id.chars().take(8).collect(),
+            seen: recent::RecentVictims::default(),
+            kill_counters: kill_counter::KillCounters::default(),
+            groups: group::Groups::new(facts.sees_run_end),
+            unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
+        }
+    }
+
+    /// Takes in what a source saw.
+    pub fn observe(&mut self, observation: Observation) -> Vec<Output> {
+        let mut out = Vec::new();
+        match observation {
+            Observation::Victim(victim) => self.victim(*victim, &mut out),
+            Observation::RunEnded(ended) if ended.no_kill => {
+                out.extend(self.unkilled.seen_by_hook(&ended, self.incident_id(ended.boot_ns)).map(found));
+            }
+            Observation::RunEnded(ended) => out.extend(self.groups.run_ended(&ended).map(found)),
+            Observation::CgroupMade(change) => {
+                self.kill_counters.made(change.memcg, change.boot_ns);
+                self.unkilled.made(change.memcg);
+            }
+            Observation::CgroupRemoved(change) => self.kill_counters.removed(change.memcg),
+            Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
+            Observation::Counters(counters) => {
+                self.kill_counters.read(&counters);
+                let incident_id = self.incident_id(counters.boot_ns);
+                out.extend(self.unkilled.read(&counters, incident_id).map(found));
+            }
+            Observation::Lost(lost) => out.push(found(loss(lost))),
+            Observation::Undecodable(_) => out.push(found(loss(1))),
+        }
+        out
+    }
+
+    /// Lets time pass: ends what waited long enough.
+    pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
+        let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
+        out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
+        out
+    }
+
+    /// The counters asked for cannot be had.
+    pub fn forget(&mut self, memcg: MemcgId) {
+        self.unkilled.made(memcg);
+    }
+
+    /// Ends everything that still waits: nothing more will be seen.
+    pub fn finish(&mut self) -> Vec<Output> {
+        self.groups.expire(u64::MAX).into_iter().map(found).collect()
+    }
+
+    /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
+    pub fn next_deadline(&self) -> Option<u64> {
+        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.
+    fn incident_id(&self, boot_ns: u64) -> String {
+        format!("{}-{boot_ns:x}", self.boot_tag)
+    }
+}
+
+fn found(finding: Finding) -> Output {
+    Output::Found(Box::new(finding))
+}
+
+fn loss(lost: u64) -> Finding {
+    Finding {
+        boot_ns: 0,
+        body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost }),
+        severity: Severity::Critical,
+        source: Source::Bpf,
+        confidence: Confidence::Exact,
+        incident_id: None,
+        subject: None,
+        limit_depth: None,
+    }
+}

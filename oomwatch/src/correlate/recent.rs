@@ -1,0 +1,61 @@
+//! Victims already reported: a process is marked once, but some hooks fire twice for it.
+
+use std::collections::{HashSet, VecDeque};
+
+/// Victims remembered. Marks of one process lie within one run of the OOM killer, which kills fewer.
+const CAPACITY: usize = 4096;
+
+/// A process by id and start time, which together are never used again within a boot.
+type Process = (u32, u64);
+
+/// The last victims.
+#[derive(Debug, Default)]
+pub(super) struct RecentVictims {
+    known: HashSet<Process>,
+    order: VecDeque<Process>,
+}
+
+impl RecentVictims {
+    /// Remembers a victim; false where it was known.
+    pub(super) fn insert(&mut self, pid: u32, start_ns: u64) -> bool {
+        if !self.known.insert((pid, start_ns)) {
+            return false;
+        }
+        self.order.push_back((pid, start_ns));
+        if self.order.len() > CAPACITY
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_mark_of_the_same_process_is_known() {
+        let mut recent = RecentVictims::default();
+        assert!(recent.insert(10, 1));
+        assert!(!recent.insert(10, 1));
+    }
+
+    #[test]
+    fn a_process_id_used_again_is_another_process() {
+        let mut recent = RecentVictims::default();
+        assert!(recent.insert(10, 1));
+        assert!(recent.insert(10, 2));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut recent = RecentVictims::default();
+        for pid in 0..3 * u32::try_from(CAPACITY).unwrap() {
+            recent.insert(pid, 1);
+        }
+        assert_eq!(recent.known.len(), CAPACITY);
+        assert_eq!(recent.order.len(), CAPACITY);
+    }
+}

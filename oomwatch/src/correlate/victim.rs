@@ -1,0 +1,121 @@
+//! A marked victim to a reported kill: duplicates and tasks that were dying anyway fall out here.
+
+use super::{Correlator, Finding, Output, Subject, found, limit};
+use crate::{
+    event::{Body, Confidence, Memcg, Memory, OomKill, Process, Role, Severity, Source, Trigger},
+    observation::{Level, MemcgId, Victim, VictimMemory},
+    workload::escape::escape,
+};
+
+impl Correlator {
+    pub(super) fn victim(&mut self, victim: Victim, out: &mut Vec<Output>) {
+        if !self.is_kill(&victim) {
+            tracing::debug!(pid = victim.pid, "a task that was dying anyway was given memory reserves");
+            return;
+        }
+        if let (Some(pid), Some(start_ns)) = (victim.pid, victim.start_ns)
+            && !self.seen.insert(pid, start_ns)
+        {
+            return;
+        }
+        self.unkilled.killed(&victim);
+        out.push(found(self.kill(victim)));
+    }
+
+    fn is_kill(&mut self, victim: &Victim) -> bool {
+        // Kept up to date in any case: later marks may come without a run.
+        let counted = self.kill_counters.is_kill(victim);
+        match &victim.run {
+            Some(run) => run.killing.unwrap_or(counted),
+            None => counted && !self.facts.sees_killing,
+        }
+    }
+
+    fn kill(&mut self, victim: Victim) -> Finding {
+        let open = self.groups.of(&victim);
+        let limit = match open {
+            Some(group) => group.limit.clone(),
+            None => limit::of(&victim),
+        };
+        let incident_id = match open {
+            Some(group) => group.incident_id.clone(),
+            None => self.incident_id(victim.boot_ns),
+        };
+        let group_kill = open.is_some() || limit::is_group_kill(&victim, limit.as_ref());
+        let oom_level = limit.as_ref().and_then(|limit| limit.memcg);
+        let oom_memcg = oom_level.map(|level| memcg(&victim, &level));
+        let subject = victim.memcg.map(|memcg| Subject { memcg, path: victim.path.clone() });
+        if group_kill {
+            self.groups.add(&victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
+        }
+        let body = OomKill {
+            victim: process(&victim),
+            trigger: Trigger { pid: victim.trigger_pid, comm: escape(&victim.trigger_comm) },
+            scope: limit.as_ref().map(limit::Limit::scope),
+            constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)),
+            task_memcg: task_memcg(&victim),
+            oom_memcg,
+            oom_memcg_confidence: limit.as_ref().map(|limit| limit.confidence),
+            limit_owner: None,
+            memory: victim.memory.map(memory),
+            group_kill,
+            latency_seconds: 0.0,
+        };
+        Finding {
+            boot_ns: victim.boot_ns,
+            body: Body::OomKill(Box::new(body)),
+            severity: Severity::Critical,
+            source: Source::Bpf,
+            confidence: Confidence::Exact,
+            incident_id: Some(incident_id),
+            subject,
+            limit_depth: oom_level.map(|level| level.depth as usize),
+        }
+    }
+}
+
+fn process(victim: &Victim) -> Process {
+    let role = if victim.ns_pid == Some(1) { Role::Init } else { Role::Process };
+    Process {
+        pid: victim.pid,
+        tid: victim.tid,
+        ns_pid: victim.ns_pid,
+        comm: victim.comm.as_deref().map(escape),
+        uid: victim.uid,
+        oom_score_adj: victim.oom_score_adj,
+        role: Some(role),
+    }
+}
+
+/// Without its levels only its names are known.
+fn task_memcg(victim: &Victim) -> Option<Memcg> {
+    let names_only = |id: MemcgId| Memcg {
+        path: victim.path.as_ref().map(|path| escape(path.as_bytes())),
+        id: id.id,
+        limit_bytes: None,
+        usage_bytes: None,
+    };
+    victim.levels.first().map(|level| memcg(victim, level)).or_else(|| victim.memcg.map(names_only))
+}
+
+/// The root has neither a limit nor a charge of its own that means anything.
+fn memcg(victim: &Victim, level: &Level) -> Memcg {
+    let path = victim.path.as_ref().and_then(|path| path.ancestor(level.depth as usize));
+    Memcg {
+        path: path.map(|path| escape(path.as_bytes())),
+        id: level.memcg.id,
+        limit_bytes: level.limit_bytes,
+        usage_bytes: Some(level.usage_bytes),
+    }
+}
+
+fn memory(memory: VictimMemory) -> Memory {
+    Memory {
+        total_vm_bytes: memory.total_vm_bytes,
+        anon_rss_bytes: memory.anon_rss_bytes,
+        file_rss_bytes: memory.file_rss_bytes,
+        shmem_rss_bytes: memory.shmem_rss_bytes,
+        swap_bytes: memory.swap_bytes,
+        pgtables_bytes: memory.pgtables_bytes,
+    }
+}

@@ -1,0 +1,303 @@
+//! What the agent reports: the events of the contract, with its names. Sizes are bytes, a field not known is absent.
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use crate::workload::{LimitOwner, Workload};
+
+/// Version of the shape of an event.
+pub const SCHEMA: u8 = 1;
+
+/// One thing that happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event {
+    /// [`SCHEMA`].
+    pub schema: u8,
+    /// Gapless number, from 1 at each start of the agent.
+    pub seq: u64,
+    /// When it happened.
+    #[serde(serialize_with = "rfc3339")]
+    pub timestamp: SystemTime,
+    /// The kernel's boot id.
+    pub boot_id: Arc<str>,
+    /// What.
+    #[serde(flatten)]
+    pub body: Body,
+    /// How bad.
+    pub severity: Severity,
+    /// Who saw it.
+    pub source: Source,
+    /// How sure.
+    pub confidence: Confidence,
+    /// Shared by all events of one incident.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident_id: Option<String>,
+    /// Whom it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Arc<Workload>>,
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_nanos(*time))
+}
+
+/// How bad an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing to do.
+    Info,
+    /// Something is close, or less is seen than promised.
+    Warning,
+    /// Something was killed or lost.
+    Critical,
+}
+
+/// Which source saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The eBPF program.
+    Bpf,
+    /// Files of the memory cgroup.
+    Cgroup,
+    /// The agent itself.
+    Agent,
+}
+
+/// How sure an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// The kernel said so at that moment.
+    Exact,
+    /// A counter of the kernel moved.
+    Counted,
+    /// Concluded from measurements.
+    Estimated,
+}
+
+/// What happened, by kind.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Body {
+    /// The kernel killed a process.
+    OomKill(Box<OomKill>),
+    /// A group kill ended.
+    OomGroupKill(OomGroupKill),
+    /// A limit was hit and nothing was killed.
+    Oom(Oom),
+    /// Events were lost.
+    Loss(Loss),
+    /// The agent watches from now on.
+    AgentStarted(AgentStarted),
+    /// The agent watches no more.
+    AgentStopped(AgentStopped),
+}
+
+/// The kernel killed a process.
+#[derive(Debug, Clone, Serialize)]
+pub struct OomKill {
+    /// Whom.
+    pub victim: Process,
+    /// Who ran into the limit.
+    pub trigger: Trigger,
+    /// Whose memory ran out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// The kernel's `enum oom_constraint`, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<&'static str>,
+    /// The victim's memcg.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_memcg: Option<Memcg>,
+    /// The memcg whose limit was hit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_memcg: Option<Memcg>,
+    /// Whether the kernel named it or the agent concluded it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_memcg_confidence: Option<OomMemcgConfidence>,
+    /// Who set the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_owner: Option<LimitOwner>,
+    /// The victim's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// The whole cgroup was killed (`memory.oom.group`).
+    pub group_kill: bool,
+    /// From the kill to the agent.
+    pub latency_seconds: f64,
+}
+
+/// A victim.
+#[derive(Debug, Clone, Serialize)]
+pub struct Process {
+    /// Process id on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Thread that was marked.
+    pub tid: u32,
+    /// Process id as the container sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ns_pid: Option<u32>,
+    /// Name of the thread, foreign bytes made visible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// User id on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its `oom_score_adj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
+    /// What it was to its workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// What a victim was to its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The first process of a container.
+    Init,
+    /// Any other process.
+    Process,
+}
+
+/// Who ran into the limit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trigger {
+    /// Process id on the host.
+    pub pid: u32,
+    /// Name of the thread, foreign bytes made visible.
+    pub comm: String,
+}
+
+/// Whose memory ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// A cgroup's limit.
+    Memcg,
+    /// The host.
+    Host,
+}
+
+/// Whether the kernel named the memcg whose limit was hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OomMemcgConfidence {
+    /// `oom_control.memcg`.
+    Exact,
+    /// The nearest ancestor at its limit.
+    Inferred,
+}
+
+/// A memory cgroup.
+#[derive(Debug, Clone, Serialize)]
+pub struct Memcg {
+    /// From the root of the hierarchy, foreign bytes made visible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// kernfs id.
+    pub id: u64,
+    /// Its limit, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// Its charge at that moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+}
+
+/// Memory of a victim.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[expect(clippy::struct_field_names, reason = "names of the contract")]
+pub struct Memory {
+    /// Virtual size.
+    pub total_vm_bytes: u64,
+    /// Resident anonymous memory.
+    pub anon_rss_bytes: u64,
+    /// Resident file mappings.
+    pub file_rss_bytes: u64,
+    /// Resident shared memory.
+    pub shmem_rss_bytes: u64,
+    /// Swapped out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_bytes: Option<u64>,
+    /// Page tables.
+    pub pgtables_bytes: u64,
+}
+
+/// A group kill ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct OomGroupKill {
+    /// Processes killed.
+    pub victims: u32,
+    /// The memcg whose limit was hit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_memcg: Option<Memcg>,
+}
+
+/// A limit was hit and nothing was killed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Oom {
+    /// The memcg whose limit was hit.
+    pub oom_memcg: Memcg,
+    /// How many times since the last such event of this memcg; absent where only "at least once" is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// Where events were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossStage {
+    /// Between the kernel and the agent.
+    Ringbuf,
+    /// Within the agent.
+    Queue,
+    /// Between the agent and an output.
+    Sink,
+}
+
+/// Events were lost.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Loss {
+    /// Where.
+    pub stage: LossStage,
+    /// How many.
+    pub lost: u64,
+}
+
+/// The agent watches from now on.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentStarted {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// What it sees with.
+    pub tier: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Version of the hierarchy that has the memory controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_version: Option<u8>,
+    /// What it cannot see here, and why.
+    pub degraded: Vec<String>,
+}
+
+/// The agent watches no more.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentStopped {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// What it saw with.
+    pub tier: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Version of the hierarchy that has the memory controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_version: Option<u8>,
+    /// What it could not see here, and why.
+    pub degraded: Vec<String>,
+}

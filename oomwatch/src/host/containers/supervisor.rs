@@ -1,0 +1,163 @@
+//! The process that an engine leaves with every container: containerd's shim or conmon. Its
+//! arguments and working folder say where the bundle is, wherever the engine's folders are.
+//! Reads `/proc/PID/stat`, `cmdline`, `cgroup` and `cwd`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::search::Search;
+use crate::workload::path::components;
+
+/// How far up from a process the shim is looked for: a container's own tree can be deep.
+const MAX_ANCESTORS: usize = 32;
+
+/// A shim or conmon.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Supervisor {
+    pub(super) kind: Kind,
+    /// Its cgroups, in every hierarchy.
+    pub(super) cgroups: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `containerd-shim-runc-v2 -namespace N -id ID`, working in the bundle of `id`.
+    Shim { namespace: String, id: String, bundle: PathBuf, program: String },
+    /// `conmon -c ID -n NAME -r RUNTIME -b BUNDLE`.
+    Conmon { id: String, name: Option<String>, runtime: Option<String>, bundle: PathBuf },
+}
+
+impl Supervisor {
+    /// Whether it runs in the container's own cgroup, the first `depth` of `names`: then it is the
+    /// container's process and only plays the part.
+    pub(super) fn is_inside(&self, names: &[&[u8]], depth: usize) -> bool {
+        let Some(container) = names.get(..depth) else { return false };
+        self.cgroups.iter().any(|cgroup| components(cgroup).collect::<Vec<_>>().starts_with(container))
+    }
+}
+
+/// The nearest shim or conmon above the process `pid` that is not in the container itself.
+pub(super) fn find(search: &mut Search<'_>, pid: u32) -> Option<Supervisor> {
+    let mut pid = pid;
+    for _ in 0..MAX_ANCESTORS {
+        pid = parent(search, pid).filter(|parent| *parent > 1)?;
+        let Some(kind) = classify(search, pid) else { continue };
+        let supervisor = Supervisor { kind, cgroups: cgroups(search, pid)? };
+        let inside = search.depth.is_some_and(|depth| supervisor.is_inside(search.names(), depth));
+        if !inside {
+            return Some(supervisor);
+        }
+    }
+    None
+}
+
+fn proc_file(pid: u32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
+fn parent(search: &mut Search<'_>, pid: u32) -> Option<u32> {
+    parent_in_stat(&search.read(&proc_file(pid, "stat"))?)
+}
+
+/// The fourth field of `/proc/PID/stat`; the second, the name, may hold anything but ends at the
+/// last `)`.
+fn parent_in_stat(stat: &[u8]) -> Option<u32> {
+    let after_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(after_name + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
+    let content = search.read(&proc_file(pid, "cgroup"))?;
+    let lines = content.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| Some(line.splitn(3, |&byte| byte == b':').nth(2)?.to_vec())).collect()
+}
+
+fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
+    let command = search.read(&proc_file(pid, "cmdline"))?;
+    let arguments: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
+    let program = Path::new(OsStr::from_bytes(arguments.first()?)).file_name()?.to_str()?.to_owned();
+    if program == "conmon" {
+        return conmon(&arguments);
+    }
+    program.starts_with("containerd-shim").then_some(())?;
+    let bundle = search.read_link(&proc_file(pid, "cwd"))?;
+    shim(&arguments, program, bundle)
+}
+
+fn conmon(arguments: &[&[u8]]) -> Option<Kind> {
+    Some(Kind::Conmon {
+        id: option(arguments, &["-c", "--cid"])?,
+        name: option(arguments, &["-n", "--name"]),
+        runtime: option(arguments, &["-r", "--runtime"]),
+        bundle: option(arguments, &["-b", "--bundle"])?.into(),
+    })
+}
+
+/// A shim of version 1 has no `-id`; the folder it works in is named by it in both.
+fn shim(arguments: &[&[u8]], program: String, bundle: PathBuf) -> Option<Kind> {
+    let folder = bundle.file_name()?.to_str()?.to_owned();
+    let id = option(arguments, &["-id", "--id"]).unwrap_or_else(|| folder.clone());
+    let namespace = option(arguments, &["-namespace", "--namespace"])?;
+    let in_namespace = bundle.parent()?.file_name() == Some(OsStr::new(&namespace));
+    (id == folder && in_namespace).then_some(Kind::Shim { namespace, id, bundle, program })
+}
+
+/// The value of the first of the options `names`, as `-o value` or `-o=value`.
+fn option(arguments: &[&[u8]], names: &[&str]) -> Option<String> {
+    let value = arguments.iter().enumerate().skip(1).find_map(|(at, argument)| {
+        let name = names.iter().find(|name| argument.starts_with(name.as_bytes()))?;
+        match argument.get(name.len()..)? {
+            [] => arguments.get(at + 1).copied(),
+            [b'=', value @ ..] => Some(value),
+            _ => None,
+        }
+    })?;
+    String::from_utf8(value.to_vec()).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(command: &str) -> Vec<&[u8]> {
+        command.split(' ').map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn the_parent_is_found_behind_any_name() {
+        assert_eq!(parent_in_stat(b"9252 (sleep) S 9231 9252 0"), Some(9231));
+        assert_eq!(parent_in_stat(b"7 (a) R 1) S 8 (\xff) S 9 1"), Some(9));
+        for broken in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x", b"7 (a) S \xff"] {
+            assert_eq!(parent_in_stat(broken), None);
+        }
+    }
+
+    #[test]
+    fn shims_of_both_versions_are_read() {
+        let v2 = split("/usr/bin/containerd-shim-runc-v2 -namespace moby -id ab -address /x/containerd.sock");
+        let bundle = PathBuf::from("/e/containerd/daemon/io.containerd.runtime.v2.task/moby/ab");
+        let found = shim(&v2, "containerd-shim-runc-v2".into(), bundle.clone()).unwrap();
+        assert!(matches!(found, Kind::Shim { id, namespace, .. } if id == "ab" && namespace == "moby"));
+        let v1 = split("containerd-shim -namespace moby -workdir /var/lib/x/moby/ab -runtime-root /r");
+        assert!(shim(&v1, String::new(), bundle).is_some());
+        for folder in ["/", "/x/moby/cd", "/x/other/ab"] {
+            assert_eq!(shim(&v2, String::new(), folder.into()), None, "{folder}");
+        }
+    }
+
+    #[test]
+    fn conmons_arguments_are_read() {
+        let found = conmon(&split("/usr/bin/conmon --api-version 1 -c ab -u ab -r /usr/bin/crun -b /b -n web --x -c zz"));
+        let expected = Kind::Conmon {
+            id: "ab".into(),
+            name: Some("web".into()),
+            runtime: Some("/usr/bin/crun".into()),
+            bundle: "/b".into(),
+        };
+        assert_eq!(found, Some(expected));
+        assert_eq!(conmon(&split("conmon -c")), None);
+        assert_eq!(conmon(&split("conmon -c ab")), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! The hierarchy that has the memory controller: where it is mounted, its cgroups, their OOM counters.
+//!
+//! Reads `/proc/<pid>/mountinfo`, `/proc/cgroups`, and below the mount `memory.events.local`, `memory.events`
+//! (cgroup2) or `memory.oom_control` (cgroup v1).
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use procfs::{FromRead as _, process::Process};
+use rustix::fs::{Dir, FileType, OFlags};
+
+use super::{HostError, HostRoot};
+use crate::{
+    cgroup_path::CgroupPath,
+    clock,
+    observation::{Counters, MemcgId, Victim},
+};
+
+/// Largest counter file read, bytes; the kernel's have below 200.
+const MAX_COUNTER_FILE: usize = 4096;
+/// Largest list of processes read, bytes; only its first line is used.
+const MAX_PROCESS_LIST: usize = 1 << 20;
+/// Cgroups listed at start; a host with more learns the others when they change.
+const MAX_CGROUPS: usize = 100_000;
+
+/// The hierarchy of the memory controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryHierarchy {
+    /// 1 or 2.
+    pub version: u8,
+    /// Its id in the kernel; 0 for cgroup2.
+    pub id: u32,
+    root: HostRoot,
+    /// Its mount, seen from the root.
+    mount: PathBuf,
+}
+
+impl MemoryHierarchy {
+    /// Finds the hierarchy; `None` where the memory controller is mounted nowhere or only in part.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn find(root: &HostRoot) -> Result<Option<Self>, HostError> {
+        let process = if root.as_path() == Path::new("/") { "/proc/self" } else { "/proc/1" };
+        let mountinfo = Path::new(process).join("mountinfo");
+        let mounts = Process::new_with_root(root.join(Path::new(process))?)
+            .and_then(|process| process.mountinfo())
+            .map_err(|error| HostError::format(&mountinfo, error.to_string()))?;
+        let mut unified = None;
+        for mount in mounts.into_iter().filter(|mount| mount.root == "/") {
+            let root = root.clone();
+            if mount.fs_type == "cgroup" && mount.super_options.contains_key("memory") {
+                let id = hierarchy_id(&root)?;
+                return Ok(Some(Self { version: 1, id, root, mount: mount.mount_point }));
+            }
+            if mount.fs_type == "cgroup2" && has_memory(&root, &mount.mount_point) {
+                unified = Some(Self { version: 2, id: 0, root, mount: mount.mount_point });
+            }
+        }
+        Ok(unified)
+    }
+
+    /// Every cgroup there is now, with its counters where they can be read. Ends at [`MAX_CGROUPS`].
+    pub fn scan(&self) -> Vec<Counters> {
+        let mut found = Vec::new();
+        let mut pending = vec![CgroupPath::root()];
+        while let Some(path) = pending.pop() {
+            // A cgroup removed meanwhile has no children.
+            for (id, child) in self.children(&path).unwrap_or_default() {
+                if found.len() >= MAX_CGROUPS {
+                    return found;
+                }
+                found.push(self.counters(MemcgId { hierarchy: self.id, id }, &child));
+                pending.push(child);
+            }
+        }
+        found
+    }
+
+    /// Ids and paths of the cgroups right below `path`.
+    fn children(&self, path: &CgroupPath) -> Option<Vec<(u64, CgroupPath)>> {
+        let folder = self.root.open(&self.folder(path), OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
+        let mut children = Vec::new();
+        for entry in Dir::new(folder).ok()?.flatten() {
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() == FileType::Directory && name != b"." && name != b".." {
+                let names = path.names().chain(std::iter::once(name));
+                children.push((entry.ino(), CgroupPath::from_names(names)));
+            }
+        }
+        Some(children)
+    }
+
+    /// Counters of one cgroup; those that cannot be read are `None`.
+    pub fn counters(&self, memcg: MemcgId, path: &CgroupPath) -> Counters {
+        let boot_ns = clock::boot_ns();
+        let path = path.clone();
+        let mut counters = Counters { boot_ns, memcg, path, local_oom_kill: None, local_oom: None, under_oom: None };
+        let file = if self.version == 1 { "memory.oom_control" } else { "memory.events.local" };
+        if let Ok(text) = self.root.read_bounded(&self.folder(&counters.path).join(file), MAX_COUNTER_FILE) {
+            counters.local_oom_kill = keyed(&text, b"oom_kill");
+            counters.local_oom = keyed(&text, b"oom");
+            counters.under_oom = keyed(&text, b"under_oom").map(|value| value != 0);
+        }
+        counters
+    }
+
+    /// A process of one cgroup, the first by the kernel's order.
+    pub fn first_process(&self, path: &CgroupPath) -> Option<u32> {
+        let text = self.root.read_bounded(&self.folder(path).join("cgroup.procs"), MAX_PROCESS_LIST).ok()?;
+        let line = text.split(|byte| *byte == b'\n').next()?;
+        std::str::from_utf8(line).ok()?.parse().ok()
+    }
+
+    /// Completes a victim that the kernel named only by thread, from `/proc`: right or absent. A task on its way out
+    /// is moved to the root, so the root is no answer.
+    pub fn find_dying(&self, victim: &mut Victim) {
+        let Ok(folder) = self.root.join(&Path::new("/proc").join(victim.tid.to_string())) else { return };
+        let Ok(process) = Process::new_with_root(folder) else { return };
+        victim.pid = process.status().ok().and_then(|status| u32::try_from(status.tgid).ok());
+        let Ok(cgroups) = process.cgroups() else { return };
+        let of_memory = cgroups.0.iter().find(|cgroup| match self.version {
+            1 => cgroup.controllers.iter().any(|name| name == "memory"),
+            _ => cgroup.hierarchy == 0,
+        });
+        let Some(cgroup) = of_memory.filter(|cgroup| cgroup.pathname != "/") else { return };
+        let path = CgroupPath::from_bytes(cgroup.pathname.as_bytes());
+        let Ok(folder) = self.root.open(&self.folder(&path), OFlags::PATH | OFlags::DIRECTORY) else { return };
+        if let Ok(stat) = rustix::fs::fstat(&folder) {
+            victim.memcg = Some(MemcgId { hierarchy: self.id, id: stat.st_ino });
+            victim.path = Some(path);
+        }
+    }
+
+    fn folder(&self, path: &CgroupPath) -> PathBuf {
+        let below = path.as_bytes().strip_prefix(b"/").unwrap_or_default();
+        self.mount.join(OsStr::from_bytes(below))
+    }
+}
+
+fn has_memory(root: &HostRoot, mount: &Path) -> bool {
+    root.read_bounded(&mount.join("cgroup.controllers"), MAX_COUNTER_FILE)
+        .is_ok_and(|text| text.split(u8::is_ascii_whitespace).any(|name| name == b"memory"))
+}
+
+/// Of a cgroup v1 memory controller.
+fn hierarchy_id(root: &HostRoot) -> Result<u32, HostError> {
+    let path = Path::new("/proc/cgroups");
+    let controllers = procfs::CGroupControllers::from_file(root.join(path)?)
+        .map_err(|error| HostError::format(path, error.to_string()))?;
+    let memory = controllers.0.iter().find(|controller| controller.name == "memory");
+    memory.map(|memory| memory.hierarchy).ok_or_else(|| HostError::format(path, "has no line for memory"))
+}
+
+/// Value of a `key value` line; the order of the lines differs between kernels.
+fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let value = line.strip_prefix(key)?.strip_prefix(b" ")?;
+        std::str::from_utf8(value).ok()?.trim().parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux 6.18, cgroup v1: `under_oom` stands before `oom_kill`.
+    const OOM_CONTROL: &[u8] = b"oom_kill_disable 0\nunder_oom 1\noom_kill 3\n";
+    /// Linux 6.12, cgroup2.
+    const EVENTS_LOCAL: &[u8] = b"low 0\nhigh 0\nmax 35\noom 2\noom_kill 5\noom_group_kill 0\n";
+
+    #[test]
+    fn keys_are_matched_whole() {
+        assert_eq!(keyed(OOM_CONTROL, b"oom_kill"), Some(3));
+        assert_eq!(keyed(OOM_CONTROL, b"under_oom"), Some(1));
+        assert_eq!(keyed(EVENTS_LOCAL, b"oom"), Some(2));
+        assert_eq!(keyed(EVENTS_LOCAL, b"oom_kill"), Some(5));
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_is_absent() {
+        assert_eq!(keyed(b"", b"oom"), None);
+        assert_eq!(keyed(b"oom\n", b"oom"), None);
+        assert_eq!(keyed(b"oom many\n", b"oom"), None);
+        assert_eq!(keyed(b"oom_kill 5\n", b"oom"), None);
+        assert_eq!(keyed(b"oom \xff\n", b"oom"), None);
+    }
+}

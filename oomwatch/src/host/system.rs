@@ -1,0 +1,82 @@
+//! What the running system says of itself: kernel release, boot id, BTF, the agent's own privileges.
+
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+
+use super::{HostError, HostRoot};
+
+/// Largest BTF read, bytes: today's kernels have 4 to 8 MB.
+const MAX_BTF: usize = 64 << 20;
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const KPROBE_TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Release of the running kernel, as `uname -r` says.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The kernel's boot id.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn boot_id() -> Result<String, HostError> {
+    let text = HostRoot::default().read_bounded(Path::new(BOOT_ID), 64)?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// BTF of the running kernel.
+///
+/// # Errors
+/// The kernel was built without it, or `/sys` is not there.
+pub fn kernel_btf() -> Result<Vec<u8>, HostError> {
+    HostRoot::default().read_bounded(Path::new(BTF), MAX_BTF)
+}
+
+/// Whether the kernel was built with kprobes.
+pub fn has_kprobes() -> bool {
+    HostRoot::default().read_bounded(Path::new(KPROBE_TYPE), 64).is_ok()
+}
+
+/// A privilege that the agent does without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Privilege {
+    any_of: &'static [Capability],
+    costs: &'static str,
+}
+
+const PRIVILEGES: &[Privilege] = &[
+    Privilege {
+        any_of: &[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN],
+        costs: "no eBPF program can be loaded",
+    },
+    Privilege {
+        any_of: &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN],
+        costs: "no tracepoint can be traced",
+    },
+    Privilege {
+        any_of: &[Capability::CAP_DAC_READ_SEARCH, Capability::CAP_DAC_OVERRIDE],
+        costs: "container names and images stay unknown",
+    },
+    Privilege {
+        any_of: &[Capability::CAP_SYS_PTRACE],
+        costs: "containers of an engine with unusual folders stay without a name",
+    },
+];
+
+/// One sentence for each privilege that is missing: what, what it costs, what to do.
+pub fn missing_privileges() -> Vec<String> {
+    let has = |capability: &Capability| caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
+    let missing = PRIVILEGES.iter().filter(|privilege| !privilege.any_of.iter().any(has));
+    missing
+        .map(|privilege| {
+            let names: Vec<String> = privilege.any_of.iter().map(ToString::to_string).collect();
+            format!(
+                "missing {}: {}; run oomwatch as root or give it this capability",
+                names.join(" or "),
+                privilege.costs
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,42 @@
+//! tracefs: found where it is mounted, else mounted where only this process sees it.
+
+use std::path::Path;
+
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+use super::{HostError, HostRoot};
+
+const MOUNT: &str = "/sys/kernel/tracing";
+/// Largest format file read, bytes; the kernel's have below 2 KiB.
+const MAX_FORMAT: usize = 1 << 16;
+
+/// Format of the record of a tracepoint, e.g. `oom/mark_victim`. Mounts tracefs for this process alone where nobody
+/// has: call it while there is only one thread.
+///
+/// # Errors
+/// tracefs cannot be mounted, or has no such tracepoint.
+pub fn format(tracepoint: &str) -> Result<String, HostError> {
+    let path = Path::new(MOUNT).join("events").join(tracepoint).join("format");
+    let root = HostRoot::default();
+    let text = match root.read_bounded(&path, MAX_FORMAT) {
+        Err(HostError::Gone { .. }) => {
+            mount_privately()?;
+            root.read_bounded(&path, MAX_FORMAT)?
+        }
+        other => other?,
+    };
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn mount_privately() -> Result<(), HostError> {
+    let error = |errno: rustix::io::Errno| HostError::Io { path: MOUNT.into(), source: errno.into() };
+    // SAFETY: only the mount namespace is left, which no other thread relies on: there is none yet.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(error)?;
+    // Mounts of the host still arrive here; ours does not leave.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(error)?;
+    mount("tracefs", MOUNT, "tracefs", MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV, None)
+        .map_err(error)
+}

@@ -1,0 +1,31 @@
+//! `oomwatch`: tells the truth about out-of-memory on container hosts.
+//!
+//! # Layout
+//! What happens flows through these stages in this order:
+//!
+//! - [`cli`] and [`config`]: what the user typed becomes a checked [`config::Config`].
+//! - `sources`: each watches one thing and sends [`observation::Observation`]s. `sources::kernel` is the eBPF program.
+//! - [`agent`]: the only module that knows tasks and channels; wires the stages and owns start and stop.
+//! - [`correlate`]: a pure state machine; observations in, one [`correlate::Finding`] for each thing that happened out.
+//! - `registry`: which workload a cgroup belongs to, also after its end; [`workload`] is the pure part of it.
+//! - [`event`]: what is reported, with the names of the interface.
+//! - [`sinks`]: events out.
+//!
+//! [`host`] is the only module that opens files of `/proc`, `/sys` or of a container engine.
+
+pub mod agent;
+pub mod cgroup_path;
+pub mod check;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod correlate;
+pub mod event;
+pub mod host;
+pub mod log;
+pub mod observation;
+mod registry;
+pub mod sinks;
+mod sources;
+pub mod stop;
+pub mod workload;

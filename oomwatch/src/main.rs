@@ -1,0 +1,35 @@
+//! The command line: arguments, log, command, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use oomwatch::{agent, check, cli, log, stop};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    let outcome = log::start(command.log_format()).and_then(|()| match command {
+        cli::Command::Run(args) => run(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Check(args) => check::run(&args),
+    });
+    outcome.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: cli::RunArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (stopper, stop) = stop::channel();
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stopper.stop();
+        });
+        agent::run(args.into(), stop).await
+    })
+}

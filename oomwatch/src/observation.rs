@@ -1,0 +1,175 @@
+//! What a source saw, before anything is concluded from it. Times are nanoseconds of `CLOCK_BOOTTIME`, sizes bytes.
+
+use crate::cgroup_path::CgroupPath;
+
+/// One thing that a source saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// A task was marked as an OOM victim.
+    Victim(Box<Victim>),
+    /// A run of the OOM killer ended.
+    RunEnded(RunEnded),
+    /// A memory cgroup was made.
+    CgroupMade(CgroupChange),
+    /// A memory cgroup was removed.
+    CgroupRemoved(CgroupChange),
+    /// Reclaim in a memcg at its limit reclaimed nothing.
+    FutileReclaim(FutileReclaim),
+    /// Counters of a memcg, read from its files.
+    Counters(Counters),
+    /// Records were lost on their way from the kernel.
+    Lost(u64),
+    /// A record could not be decoded; the reason.
+    Undecodable(String),
+}
+
+/// Names of a memory cgroup: kernfs ids are unique only within their hierarchy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemcgId {
+    /// 0 for cgroup2.
+    pub hierarchy: u32,
+    /// kernfs id, equal to `st_ino` of the cgroup's directory.
+    pub id: u64,
+}
+
+/// One level of a victim's chain of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// The memcg.
+    pub memcg: MemcgId,
+    /// Depth below the root of the hierarchy.
+    pub depth: u32,
+    /// Charge.
+    pub usage_bytes: u64,
+    /// Limit; `None` is no limit.
+    pub limit_bytes: Option<u64>,
+    /// `memory.oom.group` is set.
+    pub oom_group: bool,
+}
+
+/// What the OOM killer was called with, where its entry is hooked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// When it began: names the run.
+    pub started_ns: u64,
+    /// The memcg whose limit was hit; `None` when the host ran out.
+    pub oom_memcg: Option<Level>,
+    /// The kernel's `enum oom_constraint`.
+    pub constraint: u32,
+    /// Victims marked so far.
+    pub victims: u32,
+    /// The victim is being killed, not merely dying; `None` where that cannot be seen.
+    pub killing: Option<bool>,
+}
+
+/// Memory of a victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VictimMemory {
+    /// Virtual size.
+    pub total_vm_bytes: u64,
+    /// Resident anonymous memory.
+    pub anon_rss_bytes: u64,
+    /// Resident file mappings.
+    pub file_rss_bytes: u64,
+    /// Resident shared memory.
+    pub shmem_rss_bytes: u64,
+    /// Swapped out; `None` where the kernel's record does not tell.
+    pub swap_bytes: Option<u64>,
+    /// Page tables.
+    pub pgtables_bytes: u64,
+}
+
+/// A task that was marked as an OOM victim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    /// When it was marked.
+    pub boot_ns: u64,
+    /// When the process started; `None` where not known.
+    pub start_ns: Option<u64>,
+    /// Process id; `None` where only the thread is known.
+    pub pid: Option<u32>,
+    /// Thread id of the marked thread.
+    pub tid: u32,
+    /// Process id inside the victim's own pid namespace, where that is not the host's.
+    pub ns_pid: Option<u32>,
+    /// Name of the marked thread, as the kernel has it.
+    pub comm: Option<Vec<u8>>,
+    /// User id in the initial user namespace.
+    pub uid: Option<u32>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Memory; `None` where it could not be read.
+    pub memory: Option<VictimMemory>,
+    /// Process that ran into the limit.
+    pub trigger_pid: u32,
+    /// Thread that ran into the limit.
+    pub trigger_tid: u32,
+    /// Its name.
+    pub trigger_comm: Vec<u8>,
+    /// The victim's memcg.
+    pub memcg: Option<MemcgId>,
+    /// Path of the victim's memcg; `None` where it could not be read whole.
+    pub path: Option<CgroupPath>,
+    /// The victim's memcg and its ancestors.
+    pub levels: Vec<Level>,
+    /// Counter `oom_kill` of the victim's memcg at that moment.
+    pub local_oom_kill: Option<u64>,
+    /// The run of the OOM killer, where its entry is hooked.
+    pub run: Option<Run>,
+}
+
+/// A run of the OOM killer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnded {
+    /// When.
+    pub boot_ns: u64,
+    /// The run.
+    pub run: Run,
+    /// The memcg's out-of-memory handling ended without a kill.
+    pub no_kill: bool,
+    /// Process that ran into the limit.
+    pub trigger_pid: u32,
+}
+
+/// A memory cgroup was made or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupChange {
+    /// When.
+    pub boot_ns: u64,
+    /// Which.
+    pub memcg: MemcgId,
+    /// Its path; `None` where it could not be read whole.
+    pub path: Option<CgroupPath>,
+}
+
+/// Reclaim that reclaimed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FutileReclaim {
+    /// When.
+    pub boot_ns: u64,
+    /// The memcg at its limit.
+    pub level: Level,
+    /// Its path.
+    pub path: Option<CgroupPath>,
+    /// Futile passes so far.
+    pub passes: u64,
+    /// Counter `oom` of the memcg at that moment.
+    pub local_oom: u64,
+}
+
+/// Counters of one memcg, read from its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters {
+    /// When the reading began.
+    pub boot_ns: u64,
+    /// Which.
+    pub memcg: MemcgId,
+    /// Its path.
+    pub path: CgroupPath,
+    /// Kills of tasks of this very memcg.
+    pub local_oom_kill: Option<u64>,
+    /// Times that its limit was hit and the OOM killer asked for (cgroup2 only).
+    pub local_oom: Option<u64>,
+    /// Tasks wait because the OOM killer is switched off (cgroup v1 only).
+    pub under_oom: Option<bool>,
+}

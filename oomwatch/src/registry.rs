@@ -1,0 +1,200 @@
+//! Who a cgroup is: id to path to workload, remembered while the cgroup lives and for a while after its end, for a
+//! victim's cgroup and its engine's files are often gone when somebody asks.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    cgroup_path::CgroupPath,
+    correlate::Subject,
+    host::{HostRoot, containers, memory::MemoryHierarchy},
+    observation::{CgroupChange, Counters, MemcgId},
+    workload::{CgroupIdentity, Workload},
+};
+
+/// When a new cgroup is looked at: the runtime makes it before it writes its state, the engine names it after.
+const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_000_000];
+/// How long a cgroup is remembered after its end.
+const KEEP_REMOVED_NS: u64 = 600_000_000_000;
+/// Removed cgroups remembered; beyond it the oldest go early.
+const MAX_REMOVED: usize = 16_384;
+/// Cgroups looked at in one go, so that events do not wait behind them.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// One cgroup.
+#[derive(Debug)]
+struct Entry {
+    path: CgroupPath,
+    /// What is known of the workload; `None` until it was first looked at.
+    workload: Option<Arc<Workload>>,
+    looks: usize,
+}
+
+/// All cgroups of the memory hierarchy.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    root: HostRoot,
+    hierarchy: Option<MemoryHierarchy>,
+    entries: HashMap<MemcgId, Entry>,
+    /// Ids by path, of the living.
+    by_path: HashMap<CgroupPath, MemcgId>,
+    due: BTreeMap<(u64, MemcgId), ()>,
+    removed: VecDeque<(u64, MemcgId)>,
+}
+
+impl Registry {
+    pub(crate) fn new(root: HostRoot, hierarchy: Option<MemoryHierarchy>) -> Self {
+        Self {
+            root,
+            hierarchy,
+            entries: HashMap::new(),
+            by_path: HashMap::new(),
+            due: BTreeMap::new(),
+            removed: VecDeque::new(),
+        }
+    }
+
+    /// A cgroup was made.
+    pub(crate) fn made(&mut self, change: &CgroupChange) {
+        if let Some(path) = &change.path {
+            self.insert(change.memcg, path.clone(), change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
+        }
+    }
+
+    /// A cgroup was there when the agent began.
+    pub(crate) fn found(&mut self, counters: &Counters) {
+        self.insert(counters.memcg, counters.path.clone(), counters.boot_ns);
+    }
+
+    fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
+        self.by_path.insert(path.clone(), memcg);
+        self.entries.entry(memcg).or_insert(Entry { path, workload: None, looks: 0 });
+        self.due.insert((look_ns, memcg), ());
+    }
+
+    /// A cgroup was removed: it stays known for [`KEEP_REMOVED_NS`].
+    pub(crate) fn removed(&mut self, change: &CgroupChange) {
+        if let Some(entry) = self.entries.get(&change.memcg)
+            && self.by_path.get(&entry.path) == Some(&change.memcg)
+        {
+            self.by_path.remove(&entry.path);
+        }
+        self.removed.push_back((change.boot_ns, change.memcg));
+        while self.removed.len() > MAX_REMOVED {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, memcg)) = self.removed.pop_front() {
+            self.entries.remove(&memcg);
+        }
+    }
+
+    /// Path of a cgroup, alive or not.
+    pub(crate) fn path(&self, memcg: MemcgId) -> Option<&CgroupPath> {
+        self.entries.get(&memcg).map(|entry| &entry.path)
+    }
+
+    /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
+    pub(crate) fn workload(&mut self, subject: &Subject) -> Option<(Arc<Workload>, Option<usize>)> {
+        let path = subject.path.clone().or_else(|| self.path(subject.memcg).cloned())?;
+        let container = self.container(&path);
+        let owner = container.as_ref().unwrap_or(&path);
+        let known = self.by_path.get(owner).copied().unwrap_or(subject.memcg);
+        let known = self.entries.get(&known).and_then(|entry| entry.workload.clone());
+        let mut workload = match known {
+            Some(known) if is_complete(&known) => (*known).clone(),
+            known => {
+                let looked = self.look(owner);
+                known.filter(|known| !tells_more(&looked, known)).map_or(looked, |known| (*known).clone())
+            }
+        };
+        let depth = container.map(|container| container.depth());
+        let depth = depth.or_else(|| workload.container_id.is_some().then(|| path.depth()));
+        workload.cgroup_path = Some(crate::workload::escape::escape(path.as_bytes()));
+        workload.cgroup_id = Some(subject.memcg.id);
+        workload.cgroup_version = self.hierarchy.as_ref().map(|hierarchy| hierarchy.version);
+        Some((Arc::new(workload), depth))
+    }
+
+    /// The cgroup of the outermost container around `path`: by the path's own form, or by what its files said when
+    /// it was looked at (a runtime used by hand names its cgroup as it likes).
+    fn container(&self, path: &CgroupPath) -> Option<CgroupPath> {
+        let by_form = CgroupIdentity::of(path.as_bytes()).container_depth.unwrap_or(usize::MAX);
+        let by_files = (1..=path.depth()).find(|depth| {
+            let memcg = path.ancestor(*depth).and_then(|ancestor| self.by_path.get(&ancestor));
+            let entry = memcg.and_then(|memcg| self.entries.get(memcg));
+            entry.and_then(|entry| entry.workload.as_ref()).is_some_and(|known| known.container_id.is_some())
+        });
+        path.ancestor(by_form.min(by_files.unwrap_or(usize::MAX)))
+    }
+
+    fn look(&self, path: &CgroupPath) -> Workload {
+        let identity = CgroupIdentity::of(path.as_bytes());
+        let process = self.hierarchy.as_ref().and_then(|all| all.first_process(path));
+        containers::describe(&self.root, &identity, path.as_bytes(), process).workload
+    }
+
+    /// Looks at the cgroups whose time has come, and forgets those removed long ago.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        while self.removed.front().is_some_and(|(at, _)| at.saturating_add(KEEP_REMOVED_NS) <= now_ns) {
+            self.forget_oldest();
+        }
+        for _ in 0..LOOKS_AT_ONCE {
+            let Some((&(due_ns, memcg), ())) = self.due.first_key_value() else { return };
+            if due_ns > now_ns {
+                return;
+            }
+            self.due.remove(&(due_ns, memcg));
+            self.look_again(memcg, due_ns);
+        }
+    }
+
+    fn look_again(&mut self, memcg: MemcgId, due_ns: u64) {
+        let Some(path) = self.path(memcg).cloned() else { return };
+        let looked = self.look(&path);
+        let Some(entry) = self.entries.get_mut(&memcg) else { return };
+        entry.looks += 1;
+        let complete = is_complete(&looked);
+        if entry.workload.as_ref().is_none_or(|known| tells_more(&looked, known)) {
+            entry.workload = Some(Arc::new(looked));
+        }
+        if let (false, Some(after)) = (complete, LOOK_AFTER_NS.get(entry.looks)) {
+            self.due.insert((due_ns.saturating_add(*after), memcg), ());
+        }
+    }
+
+    /// When [`Self::tick`] is next due.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let look = self.due.first_key_value().map(|((due_ns, _), ())| *due_ns);
+        let forget = self.removed.front().map(|(at, _)| at.saturating_add(KEEP_REMOVED_NS));
+        look.into_iter().chain(forget).min()
+    }
+}
+
+/// Nothing more is to be learnt of it.
+fn is_complete(workload: &Workload) -> bool {
+    workload.container_name.is_some() && workload.image.is_some()
+}
+
+/// Known fields, by number.
+fn known_fields(workload: &Workload) -> usize {
+    let fields = [
+        &workload.container_id,
+        &workload.container_name,
+        &workload.sandbox_id,
+        &workload.pod_uid,
+        &workload.pod_name,
+        &workload.pod_namespace,
+        &workload.image,
+    ];
+    let runtime = usize::from(workload.runtime != crate::workload::Runtime::Unknown);
+    fields.into_iter().flatten().count() + runtime
+}
+
+fn tells_more(new: &Workload, old: &Workload) -> bool {
+    known_fields(new) > known_fields(old)
+}

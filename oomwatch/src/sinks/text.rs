@@ -1,0 +1,165 @@
+//! An event as one line of text: time, level, message, `key=value`. Messages and keys are an interface.
+
+use std::fmt::{Display, Write as _};
+
+use crate::{
+    event::{AgentStarted, Body, Event, LossStage, Memcg, OomKill, OomMemcgConfidence, Role, Scope, Severity},
+    workload::{LimitOwner, Workload},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Shapes the line.
+pub(super) fn line(event: &Event) -> String {
+    let time = humantime::format_rfc3339_nanos(event.timestamp);
+    let mut line = Line(format!("{time} {} {}", level(event), message(&event.body)));
+    if let Some(workload) = &event.workload {
+        line.workload(workload);
+    }
+    line.body(&event.body);
+    line.option("incident_id", event.incident_id.as_deref());
+    line.0
+}
+
+/// The original system's levels: an OOM is a warning, an error is the agent's own.
+fn level(event: &Event) -> &'static str {
+    match event.severity {
+        Severity::Info => "INF",
+        Severity::Warning | Severity::Critical => "WRN",
+    }
+}
+
+fn message(body: &Body) -> &'static str {
+    match body {
+        Body::OomKill(_) => "OOM kill detected",
+        Body::OomGroupKill(_) => "OOM group kill ended",
+        Body::Oom(_) => "OOM without a kill",
+        Body::Loss(_) => "events were lost",
+        Body::AgentStarted(_) => "oomwatch started",
+        Body::AgentStopped(_) => "oomwatch stopped",
+    }
+}
+
+/// A line under way.
+struct Line(String);
+
+impl Line {
+    /// Appends `key=value`; a value that could be misread is quoted.
+    fn field(&mut self, key: &str, value: impl Display) {
+        let value = value.to_string();
+        let plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"=\\".contains(&byte));
+        // Writing to a String cannot fail.
+        let _infallible = if plain {
+            write!(self.0, " {key}={value}")
+        } else {
+            write!(self.0, " {key}=\"{}\"", value.escape_default())
+        };
+    }
+
+    fn option(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.field(key, value);
+        }
+    }
+
+    fn workload(&mut self, workload: &Workload) {
+        self.option("container_id", workload.container_id.as_deref());
+        self.option("container_name", workload.container_name.as_deref());
+        self.option("pod_namespace", workload.pod_namespace.as_deref());
+        self.option("pod_name", workload.pod_name.as_deref());
+        self.option("image", workload.image.as_deref());
+        self.option("cgroup_path", workload.cgroup_path.as_deref());
+    }
+
+    fn body(&mut self, body: &Body) {
+        match body {
+            Body::OomKill(kill) => self.oom_kill(kill),
+            Body::OomGroupKill(group) => {
+                self.field("victims", group.victims);
+                self.memcg(group.oom_memcg.as_ref());
+            }
+            Body::Oom(oom) => {
+                self.option("count", oom.count);
+                self.memcg(Some(&oom.oom_memcg));
+            }
+            Body::Loss(loss) => {
+                self.field("stage", stage(loss.stage));
+                self.field("lost", loss.lost);
+            }
+            Body::AgentStarted(agent) => self.agent_started(agent),
+            Body::AgentStopped(agent) => self.field("version", agent.version),
+        }
+    }
+
+    fn oom_kill(&mut self, kill: &OomKill) {
+        self.option("pid", kill.victim.pid);
+        if kill.victim.pid != Some(kill.victim.tid) {
+            self.field("tid", kill.victim.tid);
+        }
+        self.option("comm", kill.victim.comm.as_deref());
+        self.option("role", kill.victim.role.map(role));
+        self.option("uid", kill.victim.uid);
+        self.option("scope", kill.scope.map(scope));
+        self.option("limit_owner", kill.limit_owner.map(limit_owner));
+        self.memcg(kill.oom_memcg.as_ref());
+        if kill.oom_memcg_confidence == Some(OomMemcgConfidence::Inferred) {
+            self.field("oom_memcg_confidence", "inferred");
+        }
+        if let Some(memory) = kill.memory {
+            self.field("anon_rss_mb", memory.anon_rss_bytes / MIB);
+            self.field("file_rss_mb", memory.file_rss_bytes / MIB);
+            self.field("shmem_rss_mb", memory.shmem_rss_bytes / MIB);
+        }
+        if kill.group_kill {
+            self.field("group_kill", true);
+        }
+        self.field("trigger_pid", kill.trigger.pid);
+        self.field("trigger_comm", &kill.trigger.comm);
+    }
+
+    fn memcg(&mut self, memcg: Option<&Memcg>) {
+        let Some(memcg) = memcg else { return };
+        self.option("oom_memcg", memcg.path.as_deref());
+        self.option("memory_usage_mb", memcg.usage_bytes.map(|bytes| bytes / MIB));
+        self.option("memory_limit_mb", memcg.limit_bytes.map(|bytes| bytes / MIB));
+    }
+
+    fn agent_started(&mut self, agent: &AgentStarted) {
+        self.field("version", agent.version);
+        self.field("tier", &agent.tier);
+        self.field("kernel", &agent.kernel);
+        self.option("cgroup_version", agent.cgroup_version);
+        self.field("degraded", agent.degraded.len());
+    }
+}
+
+fn stage(stage: LossStage) -> &'static str {
+    match stage {
+        LossStage::Ringbuf => "ringbuf",
+        LossStage::Queue => "queue",
+        LossStage::Sink => "sink",
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Init => "init",
+        Role::Process => "process",
+    }
+}
+
+fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Memcg => "memcg",
+        Scope::Host => "host",
+    }
+}
+
+fn limit_owner(owner: LimitOwner) -> &'static str {
+    match owner {
+        LimitOwner::Container => "container",
+        LimitOwner::Pod => "pod",
+        LimitOwner::Slice => "slice",
+        LimitOwner::Host => "host",
+    }
+}

@@ -1,0 +1,312 @@
+//! Loads and attaches every program of the eBPF object on its own, tolerates each failure, and says what was won.
+//!
+//! Order matters: a program that others rely on comes before them, so that a run of the OOM killer is either
+//! seen whole or not at all.
+
+use std::error::Error;
+
+use aya::{
+    Btf, Ebpf,
+    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+};
+
+use super::offsets::{KernelLayout, MarkVictimArgs};
+use crate::host::system;
+
+/// A way to hook a function, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// fentry and fexit.
+    Fentry,
+    /// kprobe and kretprobe.
+    Kprobe,
+}
+
+impl Method {
+    /// Name in messages and of `--withhold`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+/// How one hook went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hook {
+    /// What it hooks.
+    pub(crate) target: &'static str,
+    /// What it is for.
+    pub(crate) gives: &'static str,
+    /// What is so without it.
+    pub(crate) without: &'static str,
+    /// The way that worked, or why none did.
+    pub(crate) outcome: Result<&'static str, String>,
+}
+
+/// A function hooked by fentry/fexit or kprobe/kretprobe, with the programs' names.
+struct FunctionHook {
+    function: &'static str,
+    fentry: &'static [&'static str],
+    kprobe: &'static [&'static str],
+    gives: &'static str,
+    without: &'static str,
+}
+
+/// In the order of attaching: who sees the kill and the end of a run comes before who sees its beginning.
+const KILL: FunctionHook = FunctionHook {
+    function: "__oom_kill_process",
+    fentry: &["oom_kill_one"],
+    kprobe: &["oom_kill_one_kprobe"],
+    gives: "tells a kill from a task that was dying anyway",
+    without: "kills are told from tasks that were dying anyway by the memcg's counter",
+};
+const RUN: FunctionHook = FunctionHook {
+    function: "oom_kill_process",
+    fentry: &["oom_kill_process_exit", "oom_kill_process"],
+    kprobe: &["oom_kill_process_kretprobe", "oom_kill_process_kprobe"],
+    gives: "names the limit that was hit",
+    without: "the limit that was hit is inferred from the victim's ancestors",
+};
+const NO_KILL: FunctionHook = FunctionHook {
+    function: "mem_cgroup_out_of_memory",
+    fentry: &["memcg_oom_exit"],
+    kprobe: &["memcg_oom_kretprobe", "memcg_oom_kprobe"],
+    gives: "sees a limit hit without a kill",
+    without: "a limit hit without a kill is told from counters, a second later",
+};
+const VICTIM: FunctionHook = FunctionHook {
+    function: "mark_oom_victim",
+    fentry: &["mark_oom_victim"],
+    kprobe: &["mark_oom_victim_kprobe"],
+    gives: "sees each victim",
+    without: "no kill is seen",
+};
+
+/// What is attached.
+#[derive(Debug, Default)]
+pub(crate) struct Attached {
+    /// Each hook and how it went, for `check` and the log.
+    pub(crate) hooks: Vec<Hook>,
+    /// How victims are seen; `None`: not at all.
+    pub(crate) victim: Option<&'static str>,
+    /// How the limit is known exactly; `None`: it is inferred.
+    pub(crate) run: Option<Method>,
+    /// A run tells whether it kills.
+    pub(crate) sees_killing: bool,
+    /// An OOM without a kill is seen exactly.
+    pub(crate) sees_no_kill: bool,
+}
+
+/// Attaches what this kernel allows. `withheld` names methods not to be tried.
+pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &[String]) -> Attached {
+    let mut attached = Attached::default();
+    let Some(layout) = layout else {
+        attach_record(ebpf, &mut attached);
+        return attached;
+    };
+    let mut attacher = Attacher { ebpf, btf: None, withheld };
+    attach_lifecycle(&mut attacher, &mut attached);
+    attacher.kill_hooks(&mut attached, layout);
+    attacher.victim_hook(&mut attached, layout);
+    attacher.no_kill_hook(&mut attached, layout);
+    let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { "memcg_reclaim_end_named" } else { "memcg_reclaim_end" };
+    let outcome = attacher.raw_tracepoint(reclaim, "mm_vmscan_memcg_reclaim_end");
+    attached.hooks.push(Hook {
+        target: "vmscan:mm_vmscan_memcg_reclaim_end",
+        gives: "counts reclaim that reclaims nothing",
+        without: "no pressure signal, and no question is raised about a limit hit without a kill",
+        outcome,
+    });
+    attached
+}
+
+fn attach_lifecycle(attacher: &mut Attacher<'_>, attached: &mut Attached) {
+    for (target, name) in [("cgroup:cgroup_mkdir", "cgroup_mkdir"), ("cgroup:cgroup_rmdir", "cgroup_rmdir")] {
+        let outcome = attacher.raw_tracepoint(name, name);
+        attached.hooks.push(Hook {
+            target,
+            gives: "names a cgroup after it is gone",
+            without: "a workload whose cgroup is gone may stay without its name",
+            outcome,
+        });
+    }
+}
+
+/// Without BTF only the tracepoint's own record can be read.
+fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
+    let outcome = with_program::<TracePoint>(ebpf, "mark_victim_record", |program| {
+        program.load()?;
+        program.attach("oom", "mark_victim").map(drop)
+    })
+    .map(|()| "tracepoint");
+    attached.victim = outcome.as_ref().ok().copied();
+    attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
+}
+
+struct Attacher<'a> {
+    ebpf: &'a mut Ebpf,
+    /// Read when the first fentry program wants it: it takes memory that most hosts need only for a moment.
+    btf: Option<Btf>,
+    withheld: &'a [String],
+}
+
+impl Attacher<'_> {
+    fn kill_hooks(&mut self, attached: &mut Attached, layout: &KernelLayout) {
+        let kill = self.function(&KILL, layout);
+        let run = self.function(&RUN, layout);
+        attached.run = run.as_ref().ok().copied();
+        attached.sees_killing = kill.is_ok() && run.is_ok();
+        attached.hooks.push(hook(&KILL, kill));
+        attached.hooks.push(hook(&RUN, run));
+    }
+
+    fn victim_hook(&mut self, attached: &mut Attached, layout: &KernelLayout) {
+        if layout.mark_victim == MarkVictimArgs::Task {
+            let outcome = self.raw_tracepoint("mark_victim", "mark_victim");
+            attached.victim = outcome.as_ref().ok().copied();
+            attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
+        } else {
+            let outcome = self.function(&VICTIM, layout);
+            attached.victim = outcome.as_ref().ok().map(|method| method.name());
+            attached.hooks.push(hook(&VICTIM, outcome));
+        }
+    }
+
+    fn no_kill_hook(&mut self, attached: &mut Attached, layout: &KernelLayout) {
+        let outcome = self.function(&NO_KILL, layout);
+        attached.sees_no_kill = outcome.is_ok();
+        attached.hooks.push(hook(&NO_KILL, outcome));
+    }
+
+    /// Hooks a function by the best method that works, or says why none does.
+    fn function(&mut self, hook: &FunctionHook, layout: &KernelLayout) -> Result<Method, String> {
+        if !layout.has_function(hook.function) {
+            return Err(format!("this kernel has no function {}", hook.function));
+        }
+        let mut refused = Vec::new();
+        for method in [Method::Fentry, Method::Kprobe] {
+            if self.withheld.iter().any(|name| name == method.name()) {
+                refused.push(format!("{}: withheld", method.name()));
+                continue;
+            }
+            match self.function_by(hook, method) {
+                Ok(()) => return Ok(method),
+                Err(error) => refused.push(format!("{}: {error}", method.name())),
+            }
+        }
+        Err(refused.join("; "))
+    }
+
+    fn function_by(&mut self, hook: &FunctionHook, method: Method) -> Result<(), String> {
+        match method {
+            Method::Fentry => hook.fentry.iter().try_for_each(|name| self.fentry(name, hook.function)),
+            Method::Kprobe => hook.kprobe.iter().try_for_each(|name| self.kprobe(name, hook.function)),
+        }
+    }
+
+    fn fentry(&mut self, name: &str, function: &str) -> Result<(), String> {
+        let btf = match self.btf.take() {
+            Some(btf) => btf,
+            None => Btf::from_sys_fs().map_err(|error| explain(&error))?,
+        };
+        let outcome = match self.ebpf.program_mut(name) {
+            Some(Program::FEntry(program)) => load_fentry(program, function, &btf),
+            Some(Program::FExit(program)) => load_fexit(program, function, &btf),
+            _ => return Err(format!("the object has no fentry program {name}")),
+        };
+        self.btf = Some(btf);
+        outcome.map_err(|error| refusal(&error))
+    }
+
+    fn kprobe(&mut self, name: &str, function: &str) -> Result<(), String> {
+        if !system::has_kprobes() {
+            return Err("this kernel has none".to_owned());
+        }
+        with_program::<KProbe>(self.ebpf, name, |program| {
+            program.load()?;
+            program.attach(function, 0).map(drop)
+        })
+    }
+
+    fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<&'static str, String> {
+        with_program::<RawTracePoint>(self.ebpf, name, |program| {
+            program.load()?;
+            program.attach(tracepoint).map(drop)
+        })
+        .map(|()| "raw_tp")
+    }
+}
+
+fn hook(hook: &FunctionHook, outcome: Result<Method, String>) -> Hook {
+    Hook {
+        target: hook.function,
+        gives: hook.gives,
+        without: hook.without,
+        outcome: outcome.map(Method::name),
+    }
+}
+
+fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+    program.load(function, btf)?;
+    program.attach().map(drop)
+}
+
+fn load_fexit(program: &mut FExit, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+    program.load(function, btf)?;
+    program.attach().map(drop)
+}
+
+fn with_program<'a, T: 'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+    attach: impl FnOnce(&'a mut T) -> Result<(), ProgramError>,
+) -> Result<(), String>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let program = program.try_into().map_err(|error: ProgramError| explain(&error))?;
+    attach(program).map_err(|error| refusal(&error))
+}
+
+/// Longest explanation kept: a verifier's log can have megabytes.
+const MAX_EXPLANATION: usize = 300;
+
+/// Why the kernel refused a program, in a few words; the verifier's last word where it had one.
+fn refusal(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let last = log.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+            last.map_or_else(|| refused(io_error), |last| one_line(&format!("{}: {last}", refused(io_error))))
+        }
+        other => explain(other),
+    }
+}
+
+fn refused(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "not permitted (a missing capability, lockdown or a policy)".to_owned(),
+        _ => one_line(&error.to_string()),
+    }
+}
+
+/// An error's innermost cause, or itself, in one line.
+pub(crate) fn explain(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    one_line(&innermost.to_string())
+}
+
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_EXPLANATION) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}

@@ -1,0 +1,3 @@
+//! Sources watch one thing each. A source knows no other source and no sink.
+
+pub(crate) mod kernel;

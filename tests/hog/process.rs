@@ -1,0 +1,133 @@
+//! What the standard library does not offer: processes that share memory, names of bytes, pipes of any size.
+
+use std::{
+    ffi::{CString, OsStr},
+    io,
+    os::{fd::RawFd, unix::ffi::OsStrExt as _},
+    ptr, thread,
+};
+
+use crate::step::Steps;
+
+/// Stack of a process that shares this one's memory, bytes.
+const STACK: usize = 1 << 18;
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+pub(crate) fn set_comm(name: &OsStr) -> io::Result<()> {
+    let name = CString::new(name.as_bytes())?;
+    // SAFETY: the kernel reads at most 16 bytes and stops at the NUL.
+    checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }).map(drop)
+}
+
+pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: the call has no precondition.
+    checked(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
+}
+
+/// Reads one byte of standard input without taking more, for others may read the same pipe.
+pub(crate) fn read_byte() -> io::Result<()> {
+    let mut byte = 0_u8;
+    // SAFETY: `byte` has room for the one byte asked for.
+    let read = unsafe { libc::read(libc::STDIN_FILENO, (&raw mut byte).cast(), 1) };
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A pipe that holds so many bytes: reading and writing end, open for as long as the process lives.
+pub(crate) fn pipe(bytes: usize) -> io::Result<(RawFd, RawFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for two descriptors.
+    checked(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK) })?;
+    let bytes = i32::try_from(bytes).map_err(io::Error::other)?;
+    // SAFETY: the call has no precondition.
+    checked(unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, bytes) })?;
+    Ok(ends.into())
+}
+
+pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: pointer and length are those of a slice.
+        let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        let written = usize::try_from(written).map_err(|_negative| io::Error::last_os_error())?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Ends this process without running what the parent registered for its own end.
+fn end(outcome: Result<(), String>) -> ! {
+    let code = match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            let line = format!("hog's child: {error}\n");
+            // Nobody is left to be told where this fails.
+            drop(write_all(libc::STDERR_FILENO, line.as_bytes()));
+            2
+        }
+    };
+    // SAFETY: the call has no precondition and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+pub(crate) fn fork(steps: &Steps) -> io::Result<()> {
+    // SAFETY: the process has one thread, so the child may go on as it likes.
+    match checked(unsafe { libc::fork() })? {
+        0 => end(crate::run(steps)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn vfork(steps: &Steps) -> io::Result<()> {
+    clone(take_steps, libc::CLONE_VM | libc::CLONE_VFORK, ptr::from_ref(steps).cast_mut().cast())
+}
+
+extern "C" fn take_steps(steps: *mut libc::c_void) -> i32 {
+    // SAFETY: `vfork` passed a reference, which is valid while the parent waits for the end of this process.
+    end(crate::run(unsafe { &*steps.cast::<Steps>() }))
+}
+
+pub(crate) fn share_memory() -> io::Result<()> {
+    clone(sleep_only, libc::CLONE_VM, ptr::null_mut())
+}
+
+/// Shares thread-local storage with the parent too, so it may do nothing but sleep.
+extern "C" fn sleep_only(_nothing: *mut libc::c_void) -> i32 {
+    loop {
+        // SAFETY: the call has no precondition.
+        unsafe { libc::pause() };
+    }
+}
+
+fn clone(
+    function: extern "C" fn(*mut libc::c_void) -> i32,
+    flags: i32,
+    argument: *mut libc::c_void,
+) -> io::Result<()> {
+    // Never freed: the child uses it for as long as it lives.
+    let stack: &mut [u128] = Vec::leak(vec![0; STACK / size_of::<u128>()]);
+    let top = stack.as_mut_ptr_range().end;
+    // SAFETY: the stack is used by nobody else and aligned to 16 bytes; `function` never returns.
+    checked(unsafe { libc::clone(function, top.cast(), flags | libc::SIGCHLD, argument) }).map(drop)
+}
+
+/// Waits for a child; how it ended.
+pub(crate) fn reap() -> io::Result<String> {
+    let mut status = 0;
+    // SAFETY: `status` has room for the answer.
+    checked(unsafe { libc::waitpid(-1, &raw mut status, 0) })?;
+    Ok(if libc::WIFSIGNALED(status) {
+        format!("killed={}", libc::WTERMSIG(status))
+    } else {
+        format!("exited={}", libc::WEXITSTATUS(status))
+    })
+}
+
+/// Ends the first thread of the process and lets another one take the steps.
+pub(crate) fn go_on_without_leader(steps: Steps) -> ! {
+    drop(thread::spawn(move || -> () { end(crate::run(&steps)) }));
+    // SAFETY: ends this thread only; it holds no lock and nobody joins it.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("exit does not return")
+}

@@ -1,0 +1,129 @@
+//! Arguments in, steps out.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+};
+
+/// How much to eat.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Amount {
+    /// So many MiB.
+    Mib(usize),
+    /// Until it is killed.
+    All,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// `cgroup=DIR`: moves this process there.
+    Cgroup(PathBuf),
+    /// `comm=BYTES`: names this thread.
+    Comm(OsString),
+    /// `oom-score-adj=N`
+    OomScoreAdj(i32),
+    /// `uid=N`: becomes this user.
+    Uid(u32),
+    /// `say=WORD`: one line on standard output.
+    Say(String),
+    /// `wait`: for one byte on standard input, or its end.
+    Wait,
+    /// `eat=MIB`, `eat=all`: private memory, each page of it written to.
+    Eat(Amount),
+    /// `eat-shared=MIB`, `eat-shared=all`: shared memory, each page of it written to.
+    EatShared(Amount),
+    /// `fill-pipes=MIB`: memory of the kernel; says `filled` or `refused`.
+    FillPipes(usize),
+    /// `child STEPS end`: a forked child takes these and exits.
+    Child(Steps),
+    /// `vfork-child STEPS end`: so does a child with this process' memory, which waits meanwhile.
+    VforkChild(Steps),
+    /// `sharer`: another process with this one's memory, which sleeps.
+    Sharer,
+    /// `reap`: waits for a child and says `exited=CODE` or `killed=SIGNAL`.
+    Reap,
+    /// `lose-leader`: a new thread takes the other steps, and the first thread of this process ends.
+    LoseLeader,
+    /// `sleep`: for ever.
+    Sleep,
+    /// `exec PROGRAM ARGUMENTS`: becomes another program.
+    Exec(Vec<OsString>),
+}
+
+/// Things to do, in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Steps(Vec<Step>);
+
+impl From<&[Step]> for Steps {
+    fn from(steps: &[Step]) -> Self {
+        Self(steps.to_vec())
+    }
+}
+
+impl Steps {
+    pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut arguments = arguments;
+        let (steps, ended) = sequence(&mut arguments)?;
+        if ended { Err("`end` without a child".into()) } else { Ok(steps) }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Step] {
+        &self.0
+    }
+}
+
+/// Steps up to `end` or the last argument; true for `end`.
+fn sequence(arguments: &mut dyn Iterator<Item = OsString>) -> Result<(Steps, bool), String> {
+    let mut steps = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let step = match argument.as_bytes() {
+            b"end" => return Ok((Steps(steps), true)),
+            b"child" => Step::Child(block(arguments)?),
+            b"vfork-child" => Step::VforkChild(block(arguments)?),
+            b"exec" => Step::Exec(arguments.collect()),
+            _ => single(&argument).ok_or_else(|| format!("no such step: {}", argument.display()))?,
+        };
+        steps.push(step);
+    }
+    Ok((Steps(steps), false))
+}
+
+fn block(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Steps, String> {
+    match sequence(arguments)? {
+        (steps, true) => Ok(steps),
+        (_, false) => Err("a child without `end`".into()),
+    }
+}
+
+fn single(argument: &OsStr) -> Option<Step> {
+    let bytes = argument.as_bytes();
+    let Some(at) = bytes.iter().position(|byte| *byte == b'=') else {
+        return match bytes {
+            b"wait" => Some(Step::Wait),
+            b"sharer" => Some(Step::Sharer),
+            b"reap" => Some(Step::Reap),
+            b"lose-leader" => Some(Step::LoseLeader),
+            b"sleep" => Some(Step::Sleep),
+            _ => None,
+        };
+    };
+    let value = OsStr::from_bytes(bytes.get(at + 1..)?);
+    let text = value.to_str();
+    match bytes.get(..at)? {
+        b"cgroup" => Some(Step::Cgroup(value.into())),
+        b"comm" => Some(Step::Comm(value.to_owned())),
+        b"oom-score-adj" => Some(Step::OomScoreAdj(text?.parse().ok()?)),
+        b"uid" => Some(Step::Uid(text?.parse().ok()?)),
+        b"say" => Some(Step::Say(text?.to_owned())),
+        b"eat" => Some(Step::Eat(amount(text?)?)),
+        b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
+        b"fill-pipes" => Some(Step::FillPipes(text?.parse().ok()?)),
+        _ => None,
+    }
+}
+
+fn amount(text: &str) -> Option<Amount> {
+    if text == "all" { Some(Amount::All) } else { text.parse().ok().map(Amount::Mib) }
+}

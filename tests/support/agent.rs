@@ -1,0 +1,199 @@
+//! The agent under test: started, listened to, stopped.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read},
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{EVENT_TIMEOUT, Event, Finished, PROCESS_TIMEOUT, stream::EventStream, wait_for};
+
+/// Shape of the agent's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `oomwatch ARGUMENTS`, with nothing of this test's environment that it would listen to.
+pub fn agent_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("OOMWATCH_BIN").expect("OOMWATCH_BIN"));
+    command.args(arguments);
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OOMWATCH_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running agent. Ended on drop, and shown where the test fails.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    output: Output,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Agent {
+    /// `oomwatch run --output json`, watching.
+    pub fn start() -> Self {
+        Self::start_with(Output::Json, &[])
+    }
+
+    /// `oomwatch run` with more arguments, watching.
+    pub fn start_with(output: Output, arguments: &[&str]) -> Self {
+        let shape = if output == Output::Json { "json" } else { "text" };
+        let mut command = agent_command(&["run", "--output", shape]);
+        command.args(arguments).env("OOMWATCH_LOG", "debug");
+        Self::start_command(output, &mut command)
+    }
+
+    /// A command for the agent, which must come to watch.
+    pub fn start_command(output: Output, command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("start the agent");
+        let stdout = Lines::of(child.stdout.take().expect("the agent's output"));
+        let stderr = Lines::of(child.stderr.take().expect("the agent's log"));
+        let mut agent = Self { child, output, stdout, stderr };
+        agent.wait_until_it_watches();
+        agent
+    }
+
+    fn wait_until_it_watches(&mut self) {
+        let started = match self.output {
+            Output::Json => "\"event\":\"agent_started\"",
+            Output::Text => "oomwatch started",
+        };
+        wait_for("the agent to watch", PROCESS_TIMEOUT, || {
+            if let Some(line) = self.stdout.get().first() {
+                assert!(line.contains(started), "the first line is not the agent's start: {line}");
+                return Some(());
+            }
+            let ended = self.child.try_wait().expect("look after the agent");
+            assert!(ended.is_none(), "the agent ended at its start: {ended:?}");
+            None
+        });
+    }
+
+    /// Lines on standard output so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.stdout.get()
+    }
+
+    /// Events so far.
+    pub fn events(&self) -> Vec<Event> {
+        assert_eq!(self.output, Output::Json, "only these can be read");
+        self.lines().iter().map(|line| Event::parse(line)).collect()
+    }
+
+    /// Waits for an event.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
+        let mut seen = 0;
+        wait_for(what, EVENT_TIMEOUT, || {
+            let lines = self.lines();
+            let found = lines[seen..].iter().map(|line| Event::parse(line)).find(|event| wanted(event));
+            seen = lines.len();
+            found
+        })
+    }
+
+    /// Waits for the report of a kill.
+    pub fn wait_for_kill_of(&self, pid: u32) -> Event {
+        self.wait_for(&format!("the kill of {pid}"), |event| event.is_kill_of(pid))
+    }
+
+    /// Lets it run no further.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.child.id());
+        wait_for("the agent to stand still", Duration::from_secs(5), || {
+            std::fs::read_to_string(&stat).expect("the agent's state").contains(") T ").then_some(())
+        });
+    }
+
+    /// Lets it run again.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("send the agent a signal");
+    }
+
+    /// Asks it to end, checks that it did so in order, and gives all its events.
+    pub fn stop(self) -> Vec<Event> {
+        self.stop_by(Signal::TERM)
+    }
+
+    /// Asks it to end by this signal, checks that it did so in order, and gives all its events.
+    pub fn stop_by(self, signal: Signal) -> Vec<Event> {
+        let finished = self.finish(signal);
+        EventStream::parse(&finished.stdout).checked()
+    }
+
+    /// Asks it to end; what it wrote.
+    pub fn finish(mut self, signal: Signal) -> Finished {
+        self.signal(signal);
+        let status = wait_for("the agent to end", PROCESS_TIMEOUT, || self.child.try_wait().expect("wait"));
+        let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
+        assert_eq!(status.code(), Some(0), "the agent did not end in order ({status}); its log:\n{stderr}");
+        Finished { code: status.code(), signal: status.signal(), stdout, stderr }
+    }
+}
+
+impl Drop for Agent {
+    #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
+    fn drop(&mut self) {
+        // An error says that it ended before.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if thread::panicking() {
+            eprintln!("--- the agent's events:\n{}", self.stdout.get().join("\n"));
+            eprintln!("--- the agent's log:\n{}", self.stderr.get().join("\n"));
+        }
+    }
+}
+
+/// Lines of a pipe, gathered by a thread.
+#[derive(Debug)]
+struct Lines {
+    gathered: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let gathered = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&gathered);
+        let thread = thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n') {
+                let line = String::from_utf8_lossy(&line.expect("read the agent")).into_owned();
+                shared.lock().expect("no panic while held").push(line);
+            }
+        });
+        Self { gathered, thread: Some(thread) }
+    }
+
+    fn get(&self) -> Vec<String> {
+        self.gathered.lock().expect("no panic while held").clone()
+    }
+
+    /// All lines of a program that ended.
+    fn rest(&mut self) -> String {
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("gather lines");
+        }
+        let mut text = self.get().join("\n");
+        text.push('\n');
+        text
+    }
+}

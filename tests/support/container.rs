@@ -1,0 +1,165 @@
+//! Containers of runc and crun, used by hand: a bundle of our own, no engine.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::{Command, ExitStatus},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Cgroup, Rootfs,
+    cgroup::memory_hierarchy,
+    dialog::Dialog,
+    program::{run, succeed},
+    rootfs::HOG,
+    unique_name,
+};
+
+/// A runtime with runc's command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// runc
+    Runc,
+    /// crun
+    Crun,
+}
+
+impl Runtime {
+    /// Its program, which is also its name in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+        }
+    }
+}
+
+/// A running container whose first process is a hog. Deleted on drop.
+#[derive(Debug)]
+pub struct Container {
+    runtime: Runtime,
+    id: String,
+    init: u32,
+    cgroup: Cgroup,
+    dialog: Dialog,
+    rootfs: Rootfs,
+}
+
+impl Container {
+    /// Starts one that waits to be let go.
+    pub fn start(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> Self {
+        let id = unique_name();
+        let rootfs = Rootfs::new();
+        let config = configuration(&id, limit_mib << 20, steps);
+        fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
+        let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
+        let mut command = Command::new(runtime.name());
+        command.args(["run", "--bundle"]).arg(rootfs.folder()).arg(&id).stderr(log);
+        let dialog = Dialog::start(&mut command);
+        // From here on the container is deleted, whatever fails below.
+        let mut container = Self { runtime, init: 0, cgroup: Cgroup::of_nobody(&id), id, dialog, rootfs };
+        assert_eq!(container.line(), "ready");
+        container.init = container.state()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+        container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib << 20);
+        container
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its first process, on the host.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Ends one `wait` inside.
+    pub fn go(&mut self) {
+        self.dialog.go();
+    }
+
+    /// The next line said inside.
+    pub fn line(&self) -> String {
+        self.dialog.line()
+    }
+
+    /// What the runtime says of it.
+    pub fn state(&self) -> Value {
+        let text = succeed(Command::new(self.runtime.name()).args(["state", &self.id]));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("the state {text}: {error}"))
+    }
+
+    /// Waits until the runtime, too, is done with it: cgroup and state are gone.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.dialog.wait()
+    }
+
+    /// Deletes it now, with its cgroup and its state.
+    pub fn delete(&mut self) {
+        // Fails where it is gone already.
+        drop(run(Command::new(self.runtime.name()).args(["delete", "--force", &self.id])));
+        self.dialog.wait();
+    }
+}
+
+impl Drop for Container {
+    #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
+    fn drop(&mut self) {
+        drop(run(Command::new(self.runtime.name()).args(["delete", "--force", &self.id])));
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.rootfs.folder().join("log")).unwrap_or_default();
+            eprintln!("--- log of {}:\n{log}", self.runtime.name());
+        }
+    }
+}
+
+/// Path of the memory cgroup that a process is in.
+pub(crate) fn cgroup_of(pid: u32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the cgroups of a process");
+    let path = text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let version = memory_hierarchy()?.version;
+        let wanted = if version == 1 { controllers.split(',').any(|it| it == "memory") } else { controllers.is_empty() };
+        wanted.then(|| path.to_owned())
+    });
+    path.unwrap_or_else(|| panic!("no memory cgroup in {text}"))
+}
+
+fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
+    let mut args = vec![HOG, "say=ready", "wait"];
+    args.extend(steps);
+    let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"].iter().map(|kind| json!({ "type": kind })).collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": { "uid": 0, "gid": 0 }, "args": args, "env": ["PATH=/"], "cwd": "/",
+            "noNewPrivileges": true,
+        },
+        "root": { "path": "rootfs", "readonly": true },
+        "hostname": "hog",
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"] },
+        ],
+        "linux": {
+            "cgroupsPath": Path::new("/").join(id),
+            "namespaces": namespaces,
+            "resources": { "memory": memory(limit_bytes) },
+        },
+    })
+}
+
+fn memory(limit_bytes: u64) -> Value {
+    let hierarchy = memory_hierarchy().expect("a memory cgroup hierarchy");
+    // Without this file a limit of swap is refused.
+    let no_swap_limit = hierarchy.version == 1 && !hierarchy.mount.join("memory.memsw.limit_in_bytes").exists();
+    if no_swap_limit { json!({ "limit": limit_bytes }) } else { json!({ "limit": limit_bytes, "swap": limit_bytes }) }
+}

@@ -1,0 +1,188 @@
+//! A docker daemon of our own, with all its files in one folder, and containers of it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{
+    Cgroup, PROCESS_TIMEOUT, Rootfs,
+    cgroup::memory_hierarchy,
+    container::cgroup_of,
+    dialog::Dialog,
+    mount::unmount_below,
+    program::{run, succeed},
+    rootfs::HOG,
+    unique_name, wait_for,
+};
+
+/// Name of the image.
+const IMAGE: &str = "oomwatch-test-image:1";
+
+/// A running daemon. Stopped on drop.
+#[derive(Debug)]
+pub struct Dockerd {
+    child: Child,
+    socket: String,
+    /// Parents of containers that were not there before.
+    parents: Vec<PathBuf>,
+    folder: TempDir,
+}
+
+impl Dockerd {
+    /// Starts one that has an image with the hog.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("dockerd").tempdir().expect("make a folder");
+        let at = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+        let socket = format!("unix://{}", at("sock"));
+        let log = File::create(at("log")).expect("make the daemon's log");
+        let parents = container_parents().into_iter().filter(|parent| !parent.exists()).collect();
+        let child = Command::new("dockerd")
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+            .args(["--config-file", &at("daemon.json"), "--host", &socket])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("start dockerd");
+        let daemon = Self { child, socket, parents, folder };
+        wait_for("dockerd to answer", PROCESS_TIMEOUT, || (run(&mut daemon.docker(&["info"])).code == Some(0)).then_some(()));
+        daemon.import_image();
+        daemon
+    }
+
+    /// `docker ARGUMENTS`, for this daemon.
+    fn docker(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["--host", &self.socket]).args(arguments).env("DOCKER_CONFIG", self.folder.path());
+        command
+    }
+
+    fn import_image(&self) {
+        let rootfs = Rootfs::new();
+        let tar = self.folder.path().join("image.tar");
+        succeed(Command::new("tar").arg("-C").arg(rootfs.root()).arg("-cf").arg(&tar).arg("."));
+        succeed(&mut self.docker(&["import", tar.to_str().expect("a path in UTF-8"), IMAGE]));
+    }
+
+    /// Starts a container that waits to be let go.
+    pub fn start_container(&self, limit_mib: u64, steps: &[&str]) -> DockerContainer<'_> {
+        let name = unique_name();
+        let memory = format!("{limit_mib}m");
+        let run = ["run", "--interactive", "--network=none", "--name", &name, "--memory", &memory];
+        let mut command = self.docker(&run);
+        command.args(["--memory-swap", &memory, IMAGE, HOG, "say=ready", "wait"]).args(steps);
+        let log = File::create(self.folder.path().join(&name)).expect("make the client's log");
+        let dialog = Dialog::start(command.stderr(log));
+        let cgroup = Cgroup::of_nobody(&name);
+        let mut container =
+            DockerContainer { daemon: self, name, id: String::new(), init: 0, cgroup, dialog };
+        assert_eq!(container.line(), "ready");
+        container.id = container.inspect("{{.Id}}");
+        container.init = container.inspect("{{.State.Pid}}").parse().expect("a process id");
+        container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib << 20);
+        container
+    }
+}
+
+impl Drop for Dockerd {
+    #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // An error says that it ended before.
+            drop(kill_process(pid, Signal::TERM));
+        }
+        let child = &mut self.child;
+        wait_for("dockerd to end", PROCESS_TIMEOUT, || child.try_wait().expect("wait for dockerd"));
+        unmount_below(self.folder.path());
+        for parent in &self.parents {
+            // Fails where it was not made, or where somebody else uses it by now.
+            drop(fs::remove_dir(parent));
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of dockerd's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
+
+/// Where docker makes the cgroups of containers: `docker` below the root of each hierarchy.
+fn container_parents() -> Vec<PathBuf> {
+    let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
+    if memory.version == 2 {
+        return vec![memory.mount.join("docker")];
+    }
+    let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
+    let hierarchies = fs::read_dir(all).expect("the cgroup hierarchies").flatten();
+    hierarchies.map(|hierarchy| hierarchy.path().join("docker")).collect()
+}
+
+/// A running container whose first process is a hog. Removed on drop.
+#[derive(Debug)]
+pub struct DockerContainer<'a> {
+    daemon: &'a Dockerd,
+    name: String,
+    id: String,
+    init: u32,
+    cgroup: Cgroup,
+    dialog: Dialog,
+}
+
+impl DockerContainer<'_> {
+    /// The name we gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id the daemon gave it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The image as we named it.
+    pub fn image(&self) -> &'static str {
+        IMAGE
+    }
+
+    /// Its first process, on the host.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Ends one `wait` inside.
+    pub fn go(&mut self) {
+        self.dialog.go();
+    }
+
+    /// The next line said inside.
+    pub fn line(&self) -> String {
+        self.dialog.line()
+    }
+
+    /// What the daemon says of it, by a template.
+    pub fn inspect(&self, template: &str) -> String {
+        succeed(&mut self.daemon.docker(&["inspect", "--format", template, &self.name]))
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.dialog.wait()
+    }
+}
+
+impl Drop for DockerContainer<'_> {
+    fn drop(&mut self) {
+        drop(run(&mut self.daemon.docker(&["rm", "--force", "--volumes", &self.name])));
+    }
+}

@@ -1,0 +1,69 @@
+//! The freezer of cgroup v1, in which a process keeps a deadly signal pending. It is there beside cgroup v2 too.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{mount::Mount, unique_name, wait_for};
+
+/// Freezing takes a moment.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A cgroup of the freezer. Thawed and removed on drop.
+#[derive(Debug)]
+pub struct Freezer {
+    folder: PathBuf,
+    _mount: Option<Mount>,
+}
+
+impl Freezer {
+    /// A new one; `None` where this kernel has no such freezer.
+    pub fn new() -> Option<Self> {
+        let controllers = fs::read_to_string("/proc/cgroups").expect("the list of controllers");
+        if !controllers.lines().any(|line| line.starts_with("freezer\t")) {
+            return None;
+        }
+        let (root, mount) = match mounted() {
+            Some(root) => (root, None),
+            None => {
+                let mount = Mount::new("cgroup", c"freezer");
+                (mount.folder().to_owned(), Some(mount))
+            }
+        };
+        let folder = root.join(unique_name());
+        fs::create_dir(&folder).expect("make a freezer");
+        Some(Self { folder, _mount: mount })
+    }
+
+    /// Freezes this process.
+    pub fn freeze(&self, pid: u32) {
+        fs::write(self.folder.join("cgroup.procs"), pid.to_string()).expect("put a process into the freezer");
+        self.set("FROZEN");
+        wait_for("the process to freeze", TIMEOUT, || {
+            let state = fs::read_to_string(self.folder.join("freezer.state")).expect("the freezer's state");
+            (state.trim() == "FROZEN").then_some(())
+        });
+    }
+
+    fn set(&self, state: &str) {
+        fs::write(self.folder.join("freezer.state"), state).expect("set the freezer's state");
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.set("THAWED");
+        wait_for("the freezer to be removed", TIMEOUT, || fs::remove_dir(&self.folder).ok());
+    }
+}
+
+fn mounted() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").expect("the list of mounts");
+    let freezer = mounts.lines().find(|line| {
+        let mut fields = line.split(' ').skip(2);
+        fields.next() == Some("cgroup") && fields.next().is_some_and(|all| all.split(',').any(|it| it == "freezer"))
+    })?;
+    freezer.split(' ').nth(1).map(|point| Path::new(point).to_owned())
+}

@@ -1,0 +1,108 @@
+//! The memory eater, started and ended.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::{PipeReader, PipeWriter, pipe},
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use crate::dialog::Dialog;
+
+/// Number of `SIGKILL`.
+const SIGKILL: i32 = 9;
+
+/// A memory eater that does one step after the other (`tests/hog/step.rs` lists them).
+#[derive(Debug)]
+pub struct Hog(Dialog);
+
+impl Hog {
+    /// Starts one.
+    pub fn start<S: AsRef<OsStr>>(steps: impl IntoIterator<Item = S>) -> Self {
+        Self(Dialog::start(&mut command(steps)))
+    }
+
+    /// Starts one in a cgroup that says `ready` and then waits to be let go.
+    pub fn ready_in<S: AsRef<OsStr>>(cgroup: &crate::Cgroup, steps: impl IntoIterator<Item = S>) -> Self {
+        let mut all: Vec<OsString> = vec![cgroup.join_step(), "say=ready".into(), "wait".into()];
+        all.extend(steps.into_iter().map(|step| step.as_ref().to_owned()));
+        let hog = Self::start(all);
+        hog.wait_until_it_says("ready");
+        hog
+    }
+
+    /// Starts one whose `wait` ends when the gate opens.
+    pub fn start_behind<S: AsRef<OsStr>>(gate: &Gate, steps: impl IntoIterator<Item = S>) -> Self {
+        let input = gate.reader.try_clone().expect("share the gate");
+        Self(Dialog::start_mute(command(steps).stdin(input).stdout(Stdio::null())))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// Ends one `wait`.
+    pub fn go(&mut self) {
+        self.0.go();
+    }
+
+    /// The next line it says.
+    pub fn line(&self) -> String {
+        self.0.line()
+    }
+
+    /// Waits until it says this.
+    pub fn wait_until_it_says(&self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.0.wait()
+    }
+
+    /// Waits for its end by the kernel's hand.
+    pub fn wait_until_killed(&mut self) {
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(SIGKILL), "the hog ended by itself: {status}");
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.0.is_alive()
+    }
+}
+
+/// Where the program is.
+pub(crate) fn program() -> OsString {
+    env::var_os("OOMWATCH_HOG").expect("OOMWATCH_HOG")
+}
+
+fn command<S: AsRef<OsStr>>(steps: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program());
+    command.args(steps);
+    command
+}
+
+/// Holds back many hogs and lets them go at once.
+#[derive(Debug)]
+pub struct Gate {
+    reader: PipeReader,
+    writer: PipeWriter,
+}
+
+impl Gate {
+    /// A closed one.
+    #[expect(clippy::new_without_default, reason = "it takes descriptors")]
+    pub fn new() -> Self {
+        let (reader, writer) = pipe().expect("make a pipe");
+        Self { reader, writer }
+    }
+
+    /// Ends every `wait` behind it.
+    pub fn open(self) {
+        drop(self.writer);
+    }
+}

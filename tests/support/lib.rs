@@ -1,0 +1,38 @@
+//! What the scenarios share: guards that undo on drop what they made, and expectations that say what differs.
+//!
+//! A scenario drives the real agent (`OOMWATCH_BIN`) with real processes (`OOMWATCH_HOG`) on the kernel it finds, and
+//! panics where something is not as promised. `cargo xtask test` sets both and runs it as root.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+#![expect(clippy::missing_panics_doc, reason = "everything here panics where the scenario fails")]
+
+mod agent;
+mod cgroup;
+mod container;
+mod dialog;
+mod dockerd;
+mod event;
+mod expected;
+mod freezer;
+mod hog;
+mod mount;
+mod program;
+mod requirement;
+mod rootfs;
+mod stream;
+mod wait;
+
+pub use self::{
+    agent::{Agent, Output, agent_command},
+    cgroup::{Cgroup, memory_cgroup_version, unique_name},
+    container::{Container, Runtime},
+    dockerd::{DockerContainer, Dockerd},
+    event::{Event, Events, unescaped},
+    expected::{ExpectedKill, Window, kernel_names_the_limit},
+    freezer::Freezer,
+    hog::{Gate, Hog},
+    program::{Capability, Finished, run, without_capabilities},
+    requirement::{Requirement, are_met, say_skipped},
+    rootfs::Rootfs,
+    wait::{EVENT_TIMEOUT, PROCESS_TIMEOUT, wait_for},
+};

@@ -1,0 +1,26 @@
+//! Waiting for something to become true.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for an event; a virtual machine without hardware support is slow.
+pub const EVENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for a process to start, to end or to say something.
+pub const PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time between two looks.
+const STEP: Duration = Duration::from_millis(2);
+
+/// Looks until `probe` finds something; fails with `what` after `timeout`.
+pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {} s in vain for {what}", timeout.as_secs());
+        thread::sleep(STEP);
+    }
+}

@@ -1,0 +1,91 @@
+//! `cargo xtask`: everything a developer or CI does with this repository, one file per command.
+
+mod check;
+mod compile;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod vm;
+
+use std::{path::Path, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use xshell::Shell;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the other commands need; they call this by themselves
+    Setup {
+        /// Only say what is missing
+        #[arg(long)]
+        check: bool,
+        /// What to install it for
+        #[arg(value_enum, default_value = "all")]
+        part: setup::Part,
+    },
+    /// Build target/release/oomwatch, one file with the eBPF program inside
+    Build,
+    /// Build the agent and run it on this host, as root
+    Run {
+        /// Arguments of `oomwatch run`
+        #[arg(last = true)]
+        agent_args: Vec<String>,
+    },
+    /// Run every test: unit tests, scenarios on this host, scenarios in a virtual machine
+    Test {
+        /// Leave out the virtual machine
+        #[arg(long)]
+        no_vm: bool,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Formatting, lints, documentation, licences and sources of dependencies, spelling
+    Check,
+    /// Run the scenarios below another kernel, with cgroup v2, in a virtual machine
+    Vm {
+        /// Kernels to boot, by the beginning of their version; all of the table if none is given
+        kernels: Vec<String>,
+        /// Only tests whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            process::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    match command {
+        Command::Setup { check: true, part } => setup::check(part),
+        Command::Setup { check: false, part } => setup::setup(&sh, part),
+        Command::Build => compile::agent(&sh).map(|_path| ()),
+        Command::Run { agent_args } => run::agent(&sh, &agent_args),
+        Command::Test { no_vm, filter } => test::test(&sh, !no_vm, filter.as_deref()),
+        Command::Check => check::check(&sh),
+        Command::Vm { kernels, filter } => vm::vm(&sh, &kernels, filter.as_deref()),
+    }
+}
+
+/// The repository.
+fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}

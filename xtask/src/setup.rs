@@ -1,0 +1,209 @@
+//! `cargo xtask setup`: finds what the other commands need and installs what is missing. Looks at
+//! files only while nothing is missing: no network, no package manager.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use xshell::{Shell, cmd};
+
+use crate::{
+    process::{is_root, say},
+    toolchain::{LINKER_VERSION, PINNED_TOOLCHAIN, Toolchain, cache_dir, cached_tool, in_path},
+};
+
+/// What a machine is set up for; each is a list of [`Need`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Building the agent
+    Build,
+    /// `cargo xtask check`
+    Check,
+    /// `cargo xtask test --no-vm`
+    HostTest,
+    /// `cargo xtask test`
+    Test,
+    /// Everything
+    All,
+}
+
+/// Something another command needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// A Rust toolchain that can build `core` for eBPF.
+    EbpfToolchain,
+    /// clippy of that toolchain.
+    EbpfClippy,
+    /// A program of cargo's registry.
+    Crate(&'static str, &'static str),
+    /// The spelling checker: a crate that is slow to compile, and a ready wheel of Python's.
+    Typos,
+    /// A program of a Debian package.
+    Package(&'static str, &'static str),
+}
+
+const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
+const CHECK: &[Need] = &[Need::EbpfClippy, Need::Crate("cargo-deny", "0.20.2"), Need::Typos];
+const HOST_TEST: &[Need] = &[
+    Need::Package("busybox", "busybox-static"),
+    Need::Package("crun", "crun"),
+    Need::Package("dockerd", "docker.io"),
+    Need::Package("runc", "runc"),
+];
+const VM: &[Need] = &[Need::Package("qemu-system-x86_64", "qemu-system-x86")];
+
+/// The toolchain's packages; of no use to distributions other than Debian.
+const TOOLCHAIN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
+const CLIPPY_PACKAGE: &str = "rust-web-clippy";
+const TYPOS_VERSION: &str = "1.52.0";
+
+impl Part {
+    fn needs(self) -> impl Iterator<Item = Need> {
+        let lists: &[&[Need]] = match self {
+            Self::Build => &[BUILD],
+            Self::Check => &[BUILD, CHECK],
+            Self::HostTest => &[BUILD, HOST_TEST],
+            Self::Test => &[BUILD, HOST_TEST, VM],
+            Self::All => &[BUILD, CHECK, HOST_TEST, VM],
+        };
+        lists.iter().copied().flatten().copied()
+    }
+
+    fn missing(self) -> Vec<Need> {
+        self.needs().filter(|need| !need.is_met()).collect()
+    }
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        match self {
+            Self::EbpfToolchain => Toolchain::has_sysroot(),
+            Self::EbpfClippy => Toolchain::find().is_ok_and(|it| it.has_clippy()),
+            Self::Crate("bpf-linker", _) => Toolchain::has_linker(),
+            Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
+            Self::Typos => tool("typos").is_file(),
+        }
+    }
+
+    /// What to type where this may not be installed without asking.
+    fn by_hand(self) -> String {
+        match self {
+            Self::EbpfToolchain | Self::EbpfClippy => format!(
+                "rustup toolchain install {PINNED_TOOLCHAIN} --profile minimal \
+                 --component rust-src --component clippy"
+            ),
+            Self::Crate(name, version) => format!("cargo install --locked {name}@{version}"),
+            Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
+            Self::Package(_, package) => format!("sudo apt-get install {package}"),
+        }
+    }
+
+    /// Debian's packages for this, if there are any.
+    fn packages(self) -> Vec<&'static str> {
+        match self {
+            Self::EbpfToolchain if runs_debian() => TOOLCHAIN_PACKAGES.to_vec(),
+            Self::EbpfClippy if runs_debian() => vec![CLIPPY_PACKAGE],
+            Self::Package(_, package) => vec![package],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A program that is in the cache folder or in `PATH`; just its name if it is in neither.
+pub(crate) fn tool(program: &str) -> PathBuf {
+    let cached = cached_tool(program);
+    if cached.is_file() {
+        return cached;
+    }
+    in_path(program).unwrap_or_else(|| program.into())
+}
+
+/// Says what is missing, and fails if something is.
+pub(crate) fn check(part: Part) -> anyhow::Result<()> {
+    let missing = part.missing();
+    if missing.is_empty() {
+        say("setup: nothing is missing");
+        return Ok(());
+    }
+    refuse(&missing)
+}
+
+/// Installs what is missing, as far as that is allowed here.
+pub(crate) fn setup(sh: &Shell, part: Part) -> anyhow::Result<()> {
+    let missing = part.missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install_packages(sh, &missing)?;
+    for need in &missing {
+        if !need.is_met() {
+            install_by_other_means(sh, *need)?;
+        }
+    }
+    let still_missing = part.missing();
+    if still_missing.is_empty() {
+        return Ok(());
+    }
+    refuse(&still_missing)
+}
+
+fn refuse(missing: &[Need]) -> anyhow::Result<()> {
+    let mut commands: Vec<String> = missing.iter().map(|need| need.by_hand()).collect();
+    commands.dedup();
+    bail!("not everything that is needed is here; type:\n  {}", commands.join("\n  "))
+}
+
+/// One apt-get for all packages, where there is an apt-get and this is root.
+fn install_packages(sh: &Shell, missing: &[Need]) -> anyhow::Result<()> {
+    let packages: Vec<_> = missing.iter().flat_map(|need| need.packages()).collect();
+    if packages.is_empty() || in_path("apt-get").is_none() || !is_root()? {
+        return Ok(());
+    }
+    say(&format!("setup: installing {}", packages.join(" ")));
+    let apt_get =
+        || cmd!(sh, "apt-get -qq -y -o DPkg::Lock::Timeout=300").env("DEBIAN_FRONTEND", "noninteractive").stdin("");
+    apt_get().arg("update").run()?;
+    apt_get().args(["install", "--no-install-recommends"]).args(packages).run()?;
+    Ok(())
+}
+
+fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
+    match need {
+        Need::EbpfToolchain | Need::EbpfClippy if in_path("rustup").is_some() => cmd!(
+            sh,
+            "rustup toolchain install {PINNED_TOOLCHAIN} --profile minimal
+             --component rust-src --component clippy"
+        )
+        .run()?,
+        Need::Crate(name, version) => install_crate(sh, name, version)?,
+        Need::Typos => install_typos(sh)?,
+        // No way to get these: the caller says what to type.
+        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) => {}
+    }
+    Ok(())
+}
+
+fn install_crate(sh: &Shell, name: &str, version: &str) -> anyhow::Result<()> {
+    let tools = cache_dir().join("tools");
+    cmd!(sh, "cargo install --quiet --locked --root {tools} {name}@{version}").run()?;
+    Ok(())
+}
+
+/// Takes the ready binary of the Python wheel; compiles if there is no pip or it has no wheel.
+fn install_typos(sh: &Shell) -> anyhow::Result<()> {
+    let wheel = cache_dir().join("tools/typos");
+    let pip = cmd!(sh, "python3 -m pip install --quiet --upgrade --target {wheel} typos=={TYPOS_VERSION}")
+        .env("PIP_ROOT_USER_ACTION", "ignore");
+    let binary = wheel.join("bin/typos");
+    if in_path("python3").is_some() && pip.run().is_ok() && binary.is_file() {
+        let destination = cached_tool("typos");
+        sh.create_dir(cache_dir().join("tools/bin"))?;
+        sh.copy_file(binary, destination)?;
+        return Ok(());
+    }
+    install_crate(sh, "typos-cli", TYPOS_VERSION)
+}
+
+fn runs_debian() -> bool {
+    std::fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(|line| line == "ID=debian"))
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask test`: unit tests, then the scenarios on this host, then in a virtual machine.
+
+use std::path::Path;
+
+use anyhow::{bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::{
+    compile::{self, Scenario},
+    process::{self, say},
+    root,
+    setup::{self, Part},
+    vm,
+};
+
+/// Runs all of it, or the tests whose name contains `filter`.
+pub(crate) fn test(sh: &Shell, with_vm: bool, filter: Option<&str>) -> anyhow::Result<()> {
+    let part = if with_vm { Part::Test } else { Part::HostTest };
+    setup::setup(sh, part)?;
+    cmd!(sh, "cargo test --workspace --exclude oomwatch-ebpf --exclude oomwatch-tests {filter...}").run()?;
+    let agent = compile::agent(sh)?;
+    let hog = hog(sh)?;
+    let scenarios = compile::scenarios(sh)?;
+    on_this_host(&scenarios, &agent, &hog, filter)?;
+    if with_vm {
+        vm::vm(sh, &[], filter)?;
+    }
+    Ok(())
+}
+
+/// The scenarios' memory eater, which runs in containers that hold nothing else.
+fn hog(sh: &Shell) -> anyhow::Result<std::path::PathBuf> {
+    let hog = compile::absolute(&compile::static_programs(sh)?.join("hog"))?;
+    ensure!(vm::libraries(&hog)?.is_empty(), "{} should be static and is not", hog.display());
+    Ok(hog)
+}
+
+/// Runs every scenario, also after one failed, and names those that did.
+fn on_this_host(scenarios: &[Scenario], agent: &Path, hog: &Path, filter: Option<&str>) -> anyhow::Result<()> {
+    let agent = compile::absolute(agent)?;
+    let mut failed = Vec::new();
+    for scenario in scenarios {
+        say(&format!("--- {}", scenario.name));
+        let mut command = process::as_root(&scenario.binary)?;
+        command
+            .arg("--test-threads=1")
+            .args(filter)
+            .current_dir(root().join("tests"))
+            .env("OOMWATCH_BIN", &agent)
+            .env("OOMWATCH_HOG", hog);
+        if process::in_ci() {
+            command.env("OOMWATCH_REQUIRE", "all");
+        }
+        if let Err(error) = process::run(&mut command) {
+            say(&format!("{error:#}"));
+            failed.push(scenario.name.as_str());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("scenarios failed on this host: {}", failed.join(", "));
+    }
+    Ok(())
+}

@@ -9,7 +9,11 @@ use std::{
     process::ExitCode,
 };
 
-#[expect(dead_code, reason = "the rest of it is for `cargo xtask`")]
+#[expect(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "the rest of it is for `cargo xtask`, and it runs at build time"
+)]
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 

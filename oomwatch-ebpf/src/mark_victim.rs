@@ -66,9 +66,8 @@ fn describe_task(kill: &mut KillRecord, task: Object) {
     kill.comm = [0; 16];
     if let Some(comm) = task.address_of(Field::TaskComm) {
         // SAFETY: the helper writes 16 bytes to `comm` and checks the address itself.
-        let _: i64 = unsafe {
-            bpf_probe_read_kernel(kill.comm.as_mut_ptr().cast(), 16, comm as *const core::ffi::c_void)
-        };
+        let _: i64 =
+            unsafe { bpf_probe_read_kernel(kill.comm.as_mut_ptr().cast(), 16, comm as *const core::ffi::c_void) };
     }
     let cred = Object(task.get(Field::TaskRealCred));
     kill.uid = cred.get(Field::CredUid);
@@ -98,8 +97,7 @@ fn describe_memory(kill: &mut KillRecord, task: Object) {
     kill.rss_pages = [0; 4];
     kill.has_memory = 0;
     if let (Some(first), Some(stride)) = (mm.address_of(Field::MmRssStat), offset(Field::MmRssStride)) {
-        kill.rss_pages =
-            [read(first), read(first + stride), read(first + 2 * stride), read(first + 3 * stride)];
+        kill.rss_pages = [read(first), read(first + stride), read(first + 2 * stride), read(first + 3 * stride)];
         kill.has_memory = 1;
     }
 }

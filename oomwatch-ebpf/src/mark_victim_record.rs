@@ -21,8 +21,7 @@ fn mark_victim_record(ctx: TracePointContext) -> u32 {
         bytes: [0; TRACE_BYTES],
     };
     // SAFETY: the helper writes `TRACE_BYTES` bytes to `bytes`; the kernel's buffer for a record is larger.
-    let _: i64 =
-        unsafe { bpf_probe_read_kernel(trace.bytes.as_mut_ptr().cast(), TRACE_BYTES as u32, ctx.as_ptr()) };
+    let _: i64 = unsafe { bpf_probe_read_kernel(trace.bytes.as_mut_ptr().cast(), TRACE_BYTES as u32, ctx.as_ptr()) };
     record::send_fixed(&trace);
     0
 }

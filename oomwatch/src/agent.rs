@@ -14,10 +14,8 @@ use tokio::{
 use crate::{
     clock,
     config::Config,
-    correlate::{Correlator, Finding, Output, SourceFacts, Subject},
-    event::{
-        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source,
-    },
+    correlate::{Correlator, Finding, Output, Subject},
+    event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
     host::{HostRoot, memory::MemoryHierarchy, system},
     observation::Observation,
     registry::Registry,
@@ -69,21 +67,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(
-        config: &Config,
-        root: HostRoot,
-        hierarchy: Option<MemoryHierarchy>,
-        sight: &Sight,
-    ) -> anyhow::Result<Self> {
+    fn new(config: &Config, root: HostRoot, hierarchy: Option<MemoryHierarchy>, sight: &Sight) -> anyhow::Result<Self> {
         let boot_id = system::boot_id().context("read the boot id")?;
-        let facts = SourceFacts {
-            sees_killing: sight.sees_killing,
-            sees_run_end: sight.exact_limit,
-            sees_no_kill: sight.sees_no_kill,
-        };
         Ok(Self {
             config: config.clone(),
-            correlator: Correlator::new(facts, &boot_id),
+            correlator: Correlator::new(sight.facts, &boot_id),
             registry: Registry::new(root, hierarchy.clone()),
             stdout: Stdout::start()?,
             boot_id: boot_id.into(),

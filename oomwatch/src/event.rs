@@ -212,7 +212,6 @@ pub struct Memcg {
 
 /// Memory of a victim.
 #[derive(Debug, Clone, Copy, Serialize)]
-#[expect(clippy::struct_field_names, reason = "names of the contract")]
 pub struct Memory {
     /// Virtual size.
     pub total_vm_bytes: u64,

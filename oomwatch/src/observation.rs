@@ -23,6 +23,17 @@ pub enum Observation {
     Undecodable(String),
 }
 
+/// What a source can see, so far as conclusions depend on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// A run of the OOM killer tells whether it kills.
+    pub sees_killing: bool,
+    /// Beginning and end of a run are seen: the limit that was hit comes from the kernel.
+    pub sees_run: bool,
+    /// An out-of-memory without a kill is seen by a hook.
+    pub sees_no_kill: bool,
+}
+
 /// Names of a memory cgroup: kernfs ids are unique only within their hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemcgId {

@@ -2,7 +2,7 @@
 //! victim's cgroup and its engine's files are often gone when somebody asks.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Registry {
     entries: HashMap<MemcgId, Entry>,
     /// Ids by path, of the living.
     by_path: HashMap<CgroupPath, MemcgId>,
-    due: BTreeMap<(u64, MemcgId), ()>,
+    due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
 }
 
@@ -51,7 +51,7 @@ impl Registry {
             hierarchy,
             entries: HashMap::new(),
             by_path: HashMap::new(),
-            due: BTreeMap::new(),
+            due: BTreeSet::new(),
             removed: VecDeque::new(),
         }
     }
@@ -71,7 +71,7 @@ impl Registry {
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
         self.by_path.insert(path.clone(), memcg);
         self.entries.entry(memcg).or_insert(Entry { path, workload: None, looks: 0 });
-        self.due.insert((look_ns, memcg), ());
+        self.due.insert((look_ns, memcg));
     }
 
     /// A cgroup was removed: it stays known for [`KEEP_REMOVED_NS`].
@@ -144,7 +144,7 @@ impl Registry {
             self.forget_oldest();
         }
         for _ in 0..LOOKS_AT_ONCE {
-            let Some((&(due_ns, memcg), ())) = self.due.first_key_value() else { return };
+            let Some(&(due_ns, memcg)) = self.due.first() else { return };
             if due_ns > now_ns {
                 return;
             }
@@ -163,13 +163,13 @@ impl Registry {
             entry.workload = Some(Arc::new(looked));
         }
         if let (false, Some(after)) = (complete, LOOK_AFTER_NS.get(entry.looks)) {
-            self.due.insert((due_ns.saturating_add(*after), memcg), ());
+            self.due.insert((due_ns.saturating_add(*after), memcg));
         }
     }
 
     /// When [`Self::tick`] is next due.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let look = self.due.first_key_value().map(|((due_ns, _), ())| *due_ns);
+        let look = self.due.first().map(|(due_ns, _)| *due_ns);
         let forget = self.removed.front().map(|(at, _)| at.saturating_add(KEEP_REMOVED_NS));
         look.into_iter().chain(forget).min()
     }

@@ -100,11 +100,7 @@ extern "C" fn sleep_only(_nothing: *mut libc::c_void) -> i32 {
     }
 }
 
-fn clone(
-    function: extern "C" fn(*mut libc::c_void) -> i32,
-    flags: i32,
-    argument: *mut libc::c_void,
-) -> io::Result<()> {
+fn clone(function: extern "C" fn(*mut libc::c_void) -> i32, flags: i32, argument: *mut libc::c_void) -> io::Result<()> {
     // Never freed: the child uses it for as long as it lives.
     let stack: &mut [u128] = Vec::leak(vec![0; STACK / size_of::<u128>()]);
     let top = stack.as_mut_ptr_range().end;

@@ -124,6 +124,11 @@ impl Agent {
         self.signal(Signal::CONT);
     }
 
+    /// Sends the signal that asks it to end, and does not wait.
+    pub fn ask_to_end(&self, signal: Signal) {
+        self.signal(signal);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("send the agent a signal");

@@ -3,10 +3,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::MetadataExt as _,
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process,
     sync::{
@@ -190,7 +187,10 @@ impl Cgroup {
 
     /// The kernel's own count of processes it killed in this very cgroup for want of memory.
     pub fn kernel_count_of_kills(&self) -> u64 {
-        self.counter(if memory_cgroup_version() == 1 { "memory.oom_control" } else { "memory.events.local" }, "oom_kill")
+        self.counter(
+            if memory_cgroup_version() == 1 { "memory.oom_control" } else { "memory.events.local" },
+            "oom_kill",
+        )
     }
 
     /// A `key value` line of one of its files.
@@ -230,11 +230,8 @@ fn remove(folder: &Path) -> bool {
 
 /// Makes limits of `folder` bind what is made below it.
 fn prepare_for_children(version: u8, folder: &Path) {
-    let (file, wanted, value) = if version == 1 {
-        ("memory.use_hierarchy", "1", "1")
-    } else {
-        ("cgroup.subtree_control", "memory", "+memory")
-    };
+    let (file, wanted, value) =
+        if version == 1 { ("memory.use_hierarchy", "1", "1") } else { ("cgroup.subtree_control", "memory", "+memory") };
     let file = folder.join(file);
     let Ok(present) = fs::read_to_string(&file) else { return };
     if !present.split_whitespace().any(|word| word == wanted) {

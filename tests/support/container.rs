@@ -127,7 +127,8 @@ pub(crate) fn cgroup_of(pid: u32) -> String {
     let path = text.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         let version = memory_hierarchy()?.version;
-        let wanted = if version == 1 { controllers.split(',').any(|it| it == "memory") } else { controllers.is_empty() };
+        let wanted =
+            if version == 1 { controllers.split(',').any(|it| it == "memory") } else { controllers.is_empty() };
         wanted.then(|| path.to_owned())
     });
     path.unwrap_or_else(|| panic!("no memory cgroup in {text}"))

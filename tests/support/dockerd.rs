@@ -40,7 +40,7 @@ impl Dockerd {
         let at = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
         let socket = format!("unix://{}", at("sock"));
         let log = File::create(at("log")).expect("make the daemon's log");
-        let parents = container_parents().into_iter().filter(|parent| !parent.exists()).collect();
+        let parents = missing_parents("docker");
         let child = Command::new("dockerd")
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
@@ -51,7 +51,9 @@ impl Dockerd {
             .spawn()
             .expect("start dockerd");
         let daemon = Self { child, socket, parents, folder };
-        wait_for("dockerd to answer", PROCESS_TIMEOUT, || (run(&mut daemon.docker(&["info"])).code == Some(0)).then_some(()));
+        wait_for("dockerd to answer", PROCESS_TIMEOUT, || {
+            (run(&mut daemon.docker(&["info"])).code == Some(0)).then_some(())
+        });
         daemon.import_image();
         daemon
     }
@@ -72,16 +74,33 @@ impl Dockerd {
 
     /// Starts a container that waits to be let go.
     pub fn start_container(&self, limit_mib: u64, steps: &[&str]) -> DockerContainer<'_> {
+        self.start_with(&[], Vec::new(), limit_mib, steps)
+    }
+
+    /// Starts one below a cgroup of the user's choice.
+    pub fn start_container_below(&self, parent: &str, limit_mib: u64, steps: &[&str]) -> DockerContainer<'_> {
+        let parents = missing_parents(parent);
+        self.start_with(&["--cgroup-parent", &format!("/{parent}")], parents, limit_mib, steps)
+    }
+
+    fn start_with(
+        &self,
+        options: &[&str],
+        parents: Vec<PathBuf>,
+        limit_mib: u64,
+        steps: &[&str],
+    ) -> DockerContainer<'_> {
         let name = unique_name();
         let memory = format!("{limit_mib}m");
-        let run = ["run", "--interactive", "--network=none", "--name", &name, "--memory", &memory];
-        let mut command = self.docker(&run);
-        command.args(["--memory-swap", &memory, IMAGE, HOG, "say=ready", "wait"]).args(steps);
+        let mut command = self.docker(&["run", "--interactive", "--network=none", "--name", &name]);
+        command.args(["--memory", &memory, "--memory-swap", &memory]).args(options);
+        command.args([IMAGE, HOG, "say=ready", "wait"]).args(steps);
         let log = File::create(self.folder.path().join(&name)).expect("make the client's log");
         let dialog = Dialog::start(command.stderr(log));
+        // From here on the container is removed, whatever fails below.
         let cgroup = Cgroup::of_nobody(&name);
         let mut container =
-            DockerContainer { daemon: self, name, id: String::new(), init: 0, cgroup, dialog };
+            DockerContainer { daemon: self, name, id: String::new(), init: 0, cgroup, parents, dialog };
         assert_eq!(container.line(), "ready");
         container.id = container.inspect("{{.Id}}");
         container.init = container.inspect("{{.State.Pid}}").parse().expect("a process id");
@@ -95,15 +114,12 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // An error says that it ended before.
-            drop(kill_process(pid, Signal::TERM));
+            let _ended: Result<(), _> = kill_process(pid, Signal::TERM);
         }
         let child = &mut self.child;
         wait_for("dockerd to end", PROCESS_TIMEOUT, || child.try_wait().expect("wait for dockerd"));
         unmount_below(self.folder.path());
-        for parent in &self.parents {
-            // Fails where it was not made, or where somebody else uses it by now.
-            drop(fs::remove_dir(parent));
-        }
+        remove_parents(&self.parents);
         if std::thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -112,15 +128,24 @@ impl Drop for Dockerd {
     }
 }
 
-/// Where docker makes the cgroups of containers: `docker` below the root of each hierarchy.
-fn container_parents() -> Vec<PathBuf> {
+/// Cgroups of this name below the root of each hierarchy that are not there yet: docker makes them for containers and
+/// leaves them behind.
+fn missing_parents(name: &str) -> Vec<PathBuf> {
     let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
-    if memory.version == 2 {
-        return vec![memory.mount.join("docker")];
+    let roots: Vec<PathBuf> = if memory.version == 2 {
+        vec![memory.mount.clone()]
+    } else {
+        let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
+        fs::read_dir(all).expect("the cgroup hierarchies").flatten().map(|root| root.path()).collect()
+    };
+    roots.iter().map(|root| root.join(name)).filter(|parent| !parent.exists()).collect()
+}
+
+fn remove_parents(parents: &[PathBuf]) {
+    for parent in parents {
+        // Fails where it was not made, or where somebody else uses it by now.
+        drop(fs::remove_dir(parent));
     }
-    let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
-    let hierarchies = fs::read_dir(all).expect("the cgroup hierarchies").flatten();
-    hierarchies.map(|hierarchy| hierarchy.path().join("docker")).collect()
 }
 
 /// A running container whose first process is a hog. Removed on drop.
@@ -131,6 +156,7 @@ pub struct DockerContainer<'a> {
     id: String,
     init: u32,
     cgroup: Cgroup,
+    parents: Vec<PathBuf>,
     dialog: Dialog,
 }
 
@@ -184,5 +210,6 @@ impl DockerContainer<'_> {
 impl Drop for DockerContainer<'_> {
     fn drop(&mut self) {
         drop(run(&mut self.daemon.docker(&["rm", "--force", "--volumes", &self.name])));
+        remove_parents(&self.parents);
     }
 }

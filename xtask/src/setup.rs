@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: finds what the other commands need and installs what is missing. Looks at
 //! files only while nothing is missing: no network, no package manager.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::ValueEnum;
@@ -78,14 +78,14 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Self::EbpfToolchain => Toolchain::has_sysroot(),
-            Self::EbpfClippy => Toolchain::find().is_ok_and(|it| it.has_clippy()),
+            Self::EbpfClippy => Toolchain::has_clippy(),
             Self::Crate("bpf-linker", _) => Toolchain::has_linker(),
             Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
             Self::Typos => tool("typos").is_file(),
         }
     }
 
-    /// What to type where this may not be installed without asking.
+    /// What to type if this is no package of this distribution.
     fn by_hand(self) -> String {
         match self {
             Self::EbpfToolchain | Self::EbpfClippy => format!(
@@ -94,7 +94,7 @@ impl Need {
             ),
             Self::Crate(name, version) => format!("cargo install --locked {name}@{version}"),
             Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
-            Self::Package(_, package) => format!("sudo apt-get install {package}"),
+            Self::Package(_, package) => format!("install {package}"),
         }
     }
 
@@ -115,7 +115,9 @@ pub(crate) fn tool(program: &str) -> PathBuf {
     if cached.is_file() {
         return cached;
     }
-    in_path(program).unwrap_or_else(|| program.into())
+    // A person's PATH may lack the administrator's programs.
+    let of_root = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
+    in_path(program).or_else(|| of_root.into_iter().find(|it| it.is_file())).unwrap_or_else(|| program.into())
 }
 
 /// Says what is missing, and fails if something is.
@@ -148,7 +150,13 @@ pub(crate) fn setup(sh: &Shell, part: Part) -> anyhow::Result<()> {
 }
 
 fn refuse(missing: &[Need]) -> anyhow::Result<()> {
-    let mut commands: Vec<String> = missing.iter().map(|need| need.by_hand()).collect();
+    let (with_package, others): (Vec<&Need>, Vec<&Need>) =
+        missing.iter().partition(|need| in_path("apt-get").is_some() && !need.packages().is_empty());
+    let mut commands: Vec<String> = others.iter().map(|need| need.by_hand()).collect();
+    if !with_package.is_empty() {
+        let packages: Vec<_> = with_package.iter().flat_map(|need| need.packages()).collect();
+        commands.push(format!("sudo apt-get install {}", packages.join(" ")));
+    }
     commands.dedup();
     bail!("not everything that is needed is here; type:\n  {}", commands.join("\n  "))
 }

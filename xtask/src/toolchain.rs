@@ -36,29 +36,27 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Looks where rustup and the distribution put toolchains. The error is one sentence.
     pub(crate) fn find() -> Result<Self, String> {
-        let (sysroot, llvm) =
-            candidates().into_iter().find_map(|sysroot| llvm_of(&sysroot).map(|llvm| (sysroot, llvm))).ok_or(
-                "no Rust toolchain with `rust-src` and LLVM 22 was found, which the eBPF program \
-                 needs: run `cargo xtask setup`",
-            )?;
+        let (sysroot, llvm) = find_sysroot().ok_or(
+            "no Rust toolchain with `rust-src` and LLVM 22 was found, which the eBPF program needs: run `cargo xtask setup`",
+        )?;
         let linker = find_linker()
             .ok_or_else(|| format!("bpf-linker {LINKER_VERSION} was not found: run `cargo xtask setup`"))?;
         Ok(Self { sysroot, llvm, linker })
     }
 
-    /// Whether a toolchain is there, linker or not.
+    /// Whether there is a toolchain, linker or not.
     pub(crate) fn has_sysroot() -> bool {
-        candidates().iter().any(|it| llvm_of(it).is_some())
+        find_sysroot().is_some()
     }
 
-    /// Whether the linker is there, toolchain or not.
+    /// Whether there is a toolchain, and it brings clippy.
+    pub(crate) fn has_clippy() -> bool {
+        find_sysroot().is_some_and(|(sysroot, _)| sysroot.join("bin/cargo-clippy").exists())
+    }
+
+    /// Whether there is the linker, toolchain or not.
     pub(crate) fn has_linker() -> bool {
         find_linker().is_some()
-    }
-
-    /// Whether this toolchain brings clippy.
-    pub(crate) fn has_clippy(&self) -> bool {
-        self.sysroot.join("bin/cargo-clippy").exists()
     }
 
     /// `cargo SUBCOMMAND` for the package `oomwatch-ebpf`, release profile, into `target_dir`,
@@ -137,6 +135,11 @@ fn rustflags(arch: &str) -> String {
 
 fn home() -> PathBuf {
     env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+/// The first sysroot that has all it takes, and its LLVM.
+fn find_sysroot() -> Option<(PathBuf, PathBuf)> {
+    candidates().into_iter().find_map(|sysroot| llvm_of(&sysroot).map(|llvm| (sysroot, llvm)))
 }
 
 /// Sysroots that may hold a toolchain.

@@ -1,5 +1,5 @@
 //! Tells a kill from a mark on a task that was dying anyway, where no hook does: `__oom_kill_process` counts
-//! `oom_kill` of the victim's memcg before it marks (mm/oom_kill.c, Linux 5.10 to 7.2); other callers of
+//! `oom_kill` of the victim's memcg before it marks (`mm/oom_kill.c`, Linux 5.10 to 7.2); other callers of
 //! `mark_oom_victim` do not count.
 
 use std::collections::HashMap;

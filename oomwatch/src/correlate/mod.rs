@@ -11,19 +11,8 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
-    observation::{MemcgId, Observation},
+    observation::{MemcgId, Observation, SourceFacts},
 };
-
-/// What the kernel source can see, so far as conclusions depend on it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SourceFacts {
-    /// A run of the OOM killer tells whether it kills.
-    pub sees_killing: bool,
-    /// The end of a run is seen.
-    pub sees_run_end: bool,
-    /// An out-of-memory without a kill is seen by a hook.
-    pub sees_no_kill: bool,
-}
 
 /// Something that happened, not yet numbered and not yet described.
 #[derive(Debug, Clone)]
@@ -84,7 +73,7 @@ impl Correlator {
             boot_tag: boot_id.chars().take(8).collect(),
             seen: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
-            groups: group::Groups::new(facts.sees_run_end),
+            groups: group::Groups::new(facts.sees_run),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
         }
     }
@@ -93,7 +82,7 @@ impl Correlator {
     pub fn observe(&mut self, observation: Observation) -> Vec<Output> {
         let mut out = Vec::new();
         match observation {
-            Observation::Victim(victim) => self.victim(*victim, &mut out),
+            Observation::Victim(victim) => self.victim(&victim, &mut out),
             Observation::RunEnded(ended) if ended.no_kill => {
                 out.extend(self.unkilled.seen_by_hook(&ended, self.incident_id(ended.boot_ns)).map(found));
             }

@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl Correlator {
-    pub(super) fn victim(&mut self, victim: Victim, out: &mut Vec<Output>) {
-        if !self.is_kill(&victim) {
+    pub(super) fn victim(&mut self, victim: &Victim, out: &mut Vec<Output>) {
+        if !self.is_kill(victim) {
             tracing::debug!(pid = victim.pid, "a task that was dying anyway was given memory reserves");
             return;
         }
@@ -18,7 +18,7 @@ impl Correlator {
         {
             return;
         }
-        self.unkilled.killed(&victim);
+        self.unkilled.killed(victim);
         out.push(found(self.kill(victim)));
     }
 
@@ -31,29 +31,29 @@ impl Correlator {
         }
     }
 
-    fn kill(&mut self, victim: Victim) -> Finding {
-        let open = self.groups.of(&victim);
+    fn kill(&mut self, victim: &Victim) -> Finding {
+        let open = self.groups.of(victim);
         let limit = match open {
             Some(group) => group.limit.clone(),
-            None => limit::of(&victim),
+            None => limit::of(victim),
         };
         let incident_id = match open {
             Some(group) => group.incident_id.clone(),
             None => self.incident_id(victim.boot_ns),
         };
-        let group_kill = open.is_some() || limit::is_group_kill(&victim, limit.as_ref());
+        let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());
         let oom_level = limit.as_ref().and_then(|limit| limit.memcg);
-        let oom_memcg = oom_level.map(|level| memcg(&victim, &level));
+        let oom_memcg = oom_level.map(|level| memcg(victim, &level));
         let subject = victim.memcg.map(|memcg| Subject { memcg, path: victim.path.clone() });
         if group_kill {
-            self.groups.add(&victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
+            self.groups.add(victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
         }
         let body = OomKill {
-            victim: process(&victim),
+            victim: process(victim),
             trigger: Trigger { pid: victim.trigger_pid, comm: escape(&victim.trigger_comm) },
             scope: limit.as_ref().map(limit::Limit::scope),
             constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)),
-            task_memcg: task_memcg(&victim),
+            task_memcg: task_memcg(victim),
             oom_memcg,
             oom_memcg_confidence: limit.as_ref().map(|limit| limit.confidence),
             limit_owner: None,

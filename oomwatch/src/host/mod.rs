@@ -129,10 +129,7 @@ impl HostRoot {
         // One byte more than allowed tells a file that is too large, or grows, from one that fits.
         let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
         let mut content = Vec::new();
-        File::from(fd)
-            .take(limit)
-            .read_to_end(&mut content)
-            .map_err(|source| HostError::from_io(absolute, source))?;
+        File::from(fd).take(limit).read_to_end(&mut content).map_err(|source| HostError::from_io(absolute, source))?;
         if content.len() > max_bytes { Err(too_large()) } else { Ok(content) }
     }
 
@@ -140,8 +137,7 @@ impl HostRoot {
     /// the kernel says.
     pub fn read_link(&self, absolute: &Path) -> Result<PathBuf, HostError> {
         let fd = self.open(absolute, OFlags::PATH)?;
-        let target = fs::readlinkat(fd, "", Vec::new())
-            .map_err(|errno| HostError::from_io(absolute, errno.into()))?;
+        let target = fs::readlinkat(fd, "", Vec::new()).map_err(|errno| HostError::from_io(absolute, errno.into()))?;
         Ok(OsString::from_vec(target.into_bytes()).into())
     }
 

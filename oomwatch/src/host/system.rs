@@ -47,14 +47,8 @@ struct Privilege {
 }
 
 const PRIVILEGES: &[Privilege] = &[
-    Privilege {
-        any_of: &[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN],
-        costs: "no eBPF program can be loaded",
-    },
-    Privilege {
-        any_of: &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN],
-        costs: "no tracepoint can be traced",
-    },
+    Privilege { any_of: &[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN], costs: "no eBPF program can be loaded" },
+    Privilege { any_of: &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN], costs: "no tracepoint can be traced" },
     Privilege {
         any_of: &[Capability::CAP_DAC_READ_SEARCH, Capability::CAP_DAC_OVERRIDE],
         costs: "container names and images stay unknown",

@@ -37,6 +37,5 @@ fn mount_privately() -> Result<(), HostError> {
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(error)?;
     // Mounts of the host still arrive here; ours does not leave.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(error)?;
-    mount("tracefs", MOUNT, "tracefs", MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV, None)
-        .map_err(error)
+    mount("tracefs", MOUNT, "tracefs", MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV, None).map_err(error)
 }

@@ -44,11 +44,8 @@ impl DockerContainer {
         let label = |key: &str| name(labels.and_then(|labels| labels.get(key)));
         let kubelet = kubelet_names(&label);
         let vouched = pod_uid.is_some() && kubelet.pod_uid.as_deref() == pod_uid;
-        let pod = if vouched {
-            Names { sandbox_id: label("io.kubernetes.sandbox.id"), ..kubelet }
-        } else {
-            Names::default()
-        };
+        let pod =
+            if vouched { Names { sandbox_id: label("io.kubernetes.sandbox.id"), ..kubelet } } else { Names::default() };
         let own_name = self.name.as_deref().map(|name| name.trim_start_matches('/').to_owned());
         Names {
             engine: Some(Engine::Docker),
@@ -219,8 +216,14 @@ mod tests {
     #[test]
     fn runcs_memory_cgroup_on_both_versions() {
         for (paths, expected) in [
-            (serde_json::json!({"memory": "/sys/fs/cgroup/memory/docker/ab", "": "/sys/fs/cgroup/unified/x"}), Some("docker/ab")),
-            (serde_json::json!({"": "/sys/fs/cgroup/system.slice/docker-ab.scope"}), Some("system.slice/docker-ab.scope")),
+            (
+                serde_json::json!({"memory": "/sys/fs/cgroup/memory/docker/ab", "": "/sys/fs/cgroup/unified/x"}),
+                Some("docker/ab"),
+            ),
+            (
+                serde_json::json!({"": "/sys/fs/cgroup/system.slice/docker-ab.scope"}),
+                Some("system.slice/docker-ab.scope"),
+            ),
             (serde_json::json!({"memory": "/sys/fs/cgroup/memory"}), None),
             (serde_json::json!({"memory": "/sys/fs/cgroup/memory/"}), None),
             (serde_json::json!({"": "/sys/fs/cgroup/"}), None),

@@ -7,14 +7,7 @@ use std::fmt::Write as _;
 const UNIT_NAME_MAX: usize = 256;
 
 /// Suffixes of the unit types that systemd gives a cgroup of their own.
-const UNIT_SUFFIXES: [&[u8]; 6] = [
-    b".service",
-    b".scope",
-    b".slice",
-    b".socket",
-    b".mount",
-    b".swap",
-];
+const UNIT_SUFFIXES: [&[u8]; 6] = [b".service", b".scope", b".slice", b".socket", b".mount", b".swap"];
 
 /// Makes `raw` text: printable ASCII but the backslash stands for itself, every other byte is
 /// `\xNN` (two lower-case hex digits). Lossless: see [`unescape`].
@@ -59,11 +52,13 @@ pub fn unit_name(component: &[u8]) -> Option<&str> {
     let name = component.strip_prefix(b"_").unwrap_or(component);
     let stem = UNIT_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(*suffix))?;
     let clean = |byte: &u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(byte);
-    let valid = !stem.is_empty()
-        && name.len() < UNIT_NAME_MAX
-        && stem.iter().all(clean)
-        && unescape(stem).is_some();
+    let valid = !stem.is_empty() && name.len() < UNIT_NAME_MAX && stem.iter().all(clean) && unescape(stem).is_some();
     if valid { std::str::from_utf8(name).ok() } else { None }
+}
+
+/// Whether the unit groups others rather than holding processes.
+pub fn is_slice(unit: &str) -> bool {
+    unit.as_bytes().ends_with(b".slice")
 }
 
 fn hex_digit(digit: u8) -> Option<u8> {

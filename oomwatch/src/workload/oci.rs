@@ -62,7 +62,7 @@ impl Spec {
         self.linux.as_ref()?.cgroups_path.as_deref().filter(|path| !path.is_empty())
     }
 
-    /// What the annotations of containerd's CRI, CRI-O or podman say.
+    /// What the annotations of containerd's CRI, CRI-O, podman or nerdctl say.
     pub fn names(&self) -> Names {
         let Some(annotations) = &self.annotations else {
             return Names::default();
@@ -78,6 +78,9 @@ impl Spec {
             Some("cri-o") => crio_names(&get),
             _ if annotations.contains_key("io.kubernetes.cri.container-type") => containerd_names(&get),
             _ if annotations.contains_key("io.kubernetes.cri-o.ContainerID") => crio_names(&get),
+            _ if annotations.contains_key("nerdctl/namespace") => {
+                Names { engine: Some(Engine::Containerd), container_name: get("nerdctl/name"), ..Names::default() }
+            }
             _ => Names::default(),
         }
     }
@@ -170,6 +173,12 @@ mod tests {
         }));
         assert_eq!((found.container_name, found.pod_name), (None, None));
         assert_eq!(found.pod_namespace.as_deref(), Some("n\n"));
+    }
+
+    #[test]
+    fn nerdctl_keeps_the_name_in_an_annotation() {
+        let found = names(&serde_json::json!({"nerdctl/name": "web", "nerdctl/namespace": "default"}));
+        assert_eq!((found.container_name.as_deref(), found.engine), (Some("web"), Some(Engine::Containerd)));
     }
 
     #[test]

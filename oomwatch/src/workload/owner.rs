@@ -48,10 +48,7 @@ mod tests {
         let owners: Vec<_> = (0..=8).map(|depth| limit_owner(&identity, Some(depth))).collect();
         let (host, slice, pod, container) =
             (LimitOwner::Host, LimitOwner::Slice, LimitOwner::Pod, LimitOwner::Container);
-        assert_eq!(
-            owners,
-            [host, slice, slice, pod, container, container, container, container, container]
-        );
+        assert_eq!(owners, [host, slice, slice, pod, container, container, container, container, container]);
         assert_eq!(limit_owner(&identity, None), host);
     }
 

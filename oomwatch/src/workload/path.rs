@@ -134,7 +134,9 @@ impl<'a> Walk<'a> {
     }
 
     fn at_top(&mut self, name: &'a [u8], at: usize) -> Option<()> {
-        if at == 0 && let Some(found) = layout::unsplit_systemd_path(name) {
+        if at == 0
+            && let Some(found) = layout::unsplit_systemd_path(name)
+        {
             return self.unsplit(found, at);
         }
         let Some(unit) = escape::unit_name(name) else {
@@ -144,7 +146,7 @@ impl<'a> Walk<'a> {
         if let Some((engine, id)) = layout::container_scope(name) {
             return self.container(engine, id, at);
         }
-        if !unit.ends_with(".slice") {
+        if !escape::is_slice(unit) {
             self.place = unit_place(unit, at);
             self.identity.user = layout::user_manager(unit);
             return Some(());
@@ -169,13 +171,15 @@ impl<'a> Walk<'a> {
         }
         if let Some((uid, qos)) = layout::kubelet_pod(above, name) {
             self.identity.qos = Some(qos);
-            return self.pod(Engine::Kubernetes, uid, at);
+            self.pod(Engine::Kubernetes, uid, at);
+            return Some(());
         }
         let Some(id) = layout::container_id(name) else {
             return Some(());
         };
         if above == [b"libpod_parent"] {
-            return self.pod(Engine::Podman, id.to_owned(), at);
+            self.pod(Engine::Podman, id.to_owned(), at);
+            return Some(());
         }
         // Perhaps a container, of a parent that is not known: no name inside can be trusted.
         None
@@ -184,7 +188,7 @@ impl<'a> Walk<'a> {
     fn at_user_slice(&mut self, name: &'a [u8], at: usize) -> Option<()> {
         let unit = escape::unit_name(name)?;
         self.identity.unit = Some(unit.to_owned());
-        if !unit.ends_with(".slice") {
+        if !escape::is_slice(unit) {
             self.place = unit_place(unit, at);
             self.identity.user = layout::user_manager(unit);
         }
@@ -199,7 +203,7 @@ impl<'a> Walk<'a> {
             Some(_) => return None,
             None => {}
         }
-        if unit.ends_with(".slice") {
+        if escape::is_slice(unit) {
             return self.slice(name, at, begin);
         }
         self.place = Place::Unit;
@@ -212,11 +216,15 @@ impl<'a> Walk<'a> {
             return Some(());
         }
         if let Some(id) = layout::podman_pod_slice(name) {
-            return self.pod(Engine::Podman, id.to_owned(), at);
+            self.pod(Engine::Podman, id.to_owned(), at);
+            return Some(());
         }
-        if begin == 0 && let Some((uid, qos)) = layout::kubelet_pod_slice(name) {
+        if begin == 0
+            && let Some((uid, qos)) = layout::kubelet_pod_slice(name)
+        {
             self.identity.qos = Some(qos);
-            return self.pod(Engine::Kubernetes, uid, at);
+            self.pod(Engine::Kubernetes, uid, at);
+            return Some(());
         }
         Some(())
     }
@@ -247,12 +255,11 @@ impl<'a> Walk<'a> {
         self.container(engine, id, at)
     }
 
-    fn pod(&mut self, engine: Engine, uid: String, at: usize) -> Option<()> {
+    fn pod(&mut self, engine: Engine, uid: String, at: usize) {
         self.identity.engine = Some(engine);
         self.identity.pod_uid = Some(uid);
         self.identity.pod_depth = Some(at + 1);
         self.place = Place::Pod;
-        Some(())
     }
 
     fn unsplit(&mut self, (uid, qos, id): (String, Qos, &str), at: usize) -> Option<()> {
@@ -277,8 +284,7 @@ impl<'a> Walk<'a> {
         self.identity.depth = depth;
         if self.identity.container_depth.is_none() && self.identity.pod_depth.is_none() {
             self.identity.engine = Some(Engine::None);
-            self.identity.runtime =
-                if self.identity.unit.is_some() { Runtime::Systemd } else { Runtime::Process };
+            self.identity.runtime = if self.identity.unit.is_some() { Runtime::Systemd } else { Runtime::Process };
         }
         self.identity
     }

@@ -58,9 +58,7 @@ fn from_supervisor(search: &Search<'_>, kind: &Kind) -> Option<Bundle> {
             let folder = bundle.parent()?.join(asked);
             Some(Bundle { folder, id: asked.clone(), namespace: Some(namespace.clone()) })
         }
-        Kind::Conmon { id, bundle, .. } => {
-            Some(Bundle { folder: bundle.clone(), id: id.clone(), namespace: None })
-        }
+        Kind::Conmon { id, bundle, .. } => Some(Bundle { folder: bundle.clone(), id: id.clone(), namespace: None }),
     }
 }
 
@@ -203,17 +201,17 @@ fn take_task(search: &mut Search<'_>, bundle: &Bundle, namespace: &str, spec: &S
     let shim = text(search, &bundle.folder.join("shim-binary-path"));
     let root = options.as_ref().and_then(ShimOptions::root).unwrap_or("/run/containerd/runc");
     search.state_folders.push([root, namespace, &bundle.id].iter().collect());
-    let named = match options.as_ref().map(ShimOptions::binary) {
+    let told = match options.as_ref().map(ShimOptions::binary) {
         Some(Some(binary)) => Runtime::from_program(binary),
         // Without a name the shim for runc takes `runc`.
-        Some(None) if is_runc_shim(&shim) => Some(Runtime::Runc),
+        Some(None) if shim.as_deref().is_some_and(is_runc_shim) => Some(Runtime::Runc),
         _ => text(search, &bundle.folder.join("runtime")).and_then(|text| Runtime::from_program(&text)),
     };
-    search.set_runtime(named.or_else(|| Runtime::from_program(shim.as_deref()?)));
+    search.set_runtime(told.or_else(|| Runtime::from_program(shim.as_deref()?)));
 }
 
-fn is_runc_shim(path: &Option<String>) -> bool {
-    path.as_deref().and_then(|path| path.rsplit('/').next()).is_some_and(|name| name.starts_with("containerd-shim-runc-"))
+fn is_runc_shim(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with("containerd-shim-runc-"))
 }
 
 fn text(search: &mut Search<'_>, path: &Path) -> Option<String> {

@@ -82,12 +82,7 @@ impl Reason {
 /// shim, and that to folders in unusual places. Without it the usual places are looked at.
 ///
 /// A file about another container, pod or cgroup is not used. Reads at most 16 MiB.
-pub fn describe(
-    root: &HostRoot,
-    identity: &CgroupIdentity,
-    cgroup_path: &[u8],
-    process: Option<u32>,
-) -> Description {
+pub fn describe(root: &HostRoot, identity: &CgroupIdentity, cgroup_path: &[u8], process: Option<u32>) -> Description {
     let mut search = Search::new(root, identity, cgroup_path);
     let supervisor = process.and_then(|pid| supervisor::find(&mut search, pid));
     bundle::look(&mut search, supervisor.as_ref());

@@ -17,11 +17,8 @@ pub(super) fn look(search: &mut Search<'_>) {
     let logs = Path::new("/var/log/pods");
     for folder in search.list(logs, MAX_PODS).names {
         let Some((namespace, name)) = folder.to_str().and_then(|folder| pod(folder, &uid)) else { continue };
-        let names = Names {
-            pod_name: Some(name.to_owned()),
-            pod_namespace: Some(namespace.to_owned()),
-            ..Names::default()
-        };
+        let names =
+            Names { pod_name: Some(name.to_owned()), pod_namespace: Some(namespace.to_owned()), ..Names::default() };
         search.merge(names, logs);
         return;
     }

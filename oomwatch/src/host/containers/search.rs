@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Description, Problem, Reason};
 use crate::host::{HostError, HostRoot, Listing};
+use crate::workload::escape::is_slice;
 use crate::workload::oci::Names;
 use crate::workload::path::components;
 use crate::workload::{CgroupIdentity, Engine, Runtime, Workload};
@@ -58,7 +59,7 @@ pub(super) enum Fit {
 impl<'a> Search<'a> {
     pub(super) fn new(root: &'a HostRoot, identity: &CgroupIdentity, cgroup_path: &'a [u8]) -> Self {
         let names: Vec<&[u8]> = components(cgroup_path).skip(identity.base_depth).collect();
-        let scope = identity.unit.as_deref().is_some_and(|unit| unit.ends_with(".scope"));
+        let scope = identity.unit.as_deref().is_some_and(|unit| unit.as_bytes().ends_with(b".scope"));
         let any = identity.container_id.is_none() && identity.pod_depth.is_none();
         Self {
             root,
@@ -174,7 +175,7 @@ impl<'a> Search<'a> {
             return Fit::Unknown;
         };
         let scope = match prefix {
-            _ if name.ends_with(".slice") => name.to_owned(),
+            _ if is_slice(name) => name.to_owned(),
             "" => format!("{name}.scope"),
             prefix => format!("{prefix}-{name}.scope"),
         };
@@ -224,7 +225,7 @@ impl<'a> Search<'a> {
         fill(&mut work.container_name, names.container_name);
         fill(&mut work.image, names.image);
         let same_pod = match (&work.pod_uid, &names.pod_uid) {
-            (Some(known), Some(named)) => known == named,
+            (Some(known), Some(told)) => known == told,
             _ => true,
         };
         if !same_pod {

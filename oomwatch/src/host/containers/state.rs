@@ -77,13 +77,13 @@ fn take_runc(search: &mut Search<'_>, path: &Path, id: &str) -> bool {
         return false;
     }
     let fit = state.memory_cgroup().map_or(Fit::No, |cgroup| search.fits(cgroup.as_bytes()));
-    taken(search, path, id, fit, Found { runtime: Runtime::Runc, pid: state.init_process_pid, bundle: state.bundle() })
+    taken(search, path, id, fit, &Found { runtime: Runtime::Runc, pid: state.init_process_pid, bundle: state.bundle() })
 }
 
 fn take_crun(search: &mut Search<'_>, path: &Path, id: &str) -> bool {
     let Some(status) = search.json::<CrunStatus>(path) else { return false };
     let fit = status.cgroup().map_or(Fit::No, |cgroup| search.fits(cgroup.as_bytes()));
-    taken(search, path, id, fit, Found { runtime: Runtime::Crun, pid: status.pid, bundle: status.bundle() })
+    taken(search, path, id, fit, &Found { runtime: Runtime::Crun, pid: status.pid, bundle: status.bundle() })
 }
 
 struct Found<'a> {
@@ -92,26 +92,28 @@ struct Found<'a> {
     bundle: Option<&'a str>,
 }
 
-fn taken(search: &mut Search<'_>, path: &Path, id: &str, fit: Fit, found: Found<'_>) -> bool {
-    let known = search.id.is_some();
+fn taken(search: &mut Search<'_>, path: &Path, id: &str, fit: Fit, found: &Found<'_>) -> bool {
     if !search.accept(id, fit, path) {
         return false;
     }
     // The runtime's own state is a better witness than a name in a configuration.
     search.workload.runtime = found.runtime;
     search.init_pid = Some(found.pid).filter(|pid| *pid != 0);
-    if !known {
-        ask_bundle(search, found.bundle);
-        search.workload.engine = search.workload.engine.or(Some(Engine::None));
-    }
+    ask_bundle(search, found.bundle);
+    search.workload.engine = search.workload.engine.or(Some(Engine::None));
     true
 }
 
-/// A container found by its state alone may yet be podman's, with a `--cgroup-parent`.
+/// The state leads to a bundle in an unusual place; and a container found by its state alone may
+/// yet be podman's, with a `--cgroup-parent`.
 fn ask_bundle(search: &mut Search<'_>, bundle: Option<&str>) {
-    let Some(folder) = bundle.map(Path::new) else { return };
+    let podman = matches!(search.workload.engine, None | Some(Engine::Podman));
+    let Some(folder) = bundle.map(Path::new).filter(|_| podman && search.workload.container_name.is_none()) else {
+        return;
+    };
     if let Some(spec) = search.json::<Spec>(&folder.join("config.json"))
         && spec.names().engine == Some(Engine::Podman)
+        && search.fits_spec(spec.cgroups_path()) != Fit::No
     {
         take_names(search, folder, &spec);
     }

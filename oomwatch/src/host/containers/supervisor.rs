@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn conmons_arguments_are_read() {
-        let found = conmon(&split("/usr/bin/conmon --api-version 1 -c ab -u ab -r /usr/bin/crun -b /b -n web --x -c zz"));
+        let found =
+            conmon(&split("/usr/bin/conmon --api-version 1 -c ab -u ab -r /usr/bin/crun -b /b -n web --x -c zz"));
         let expected = Kind::Conmon {
             id: "ab".into(),
             name: Some("web".into()),

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use super::*;
 use crate::workload::{Engine, Runtime, escape};
@@ -55,14 +54,21 @@ impl Host {
     /// A process in `cgroup` whose grandparent is the shim of the bundle `bundle`.
     fn with_shim(&self, cgroup: &str, namespace: &str, bundle: &str) -> &Self {
         let id = bundle.rsplit('/').next().unwrap();
-        let shim = format!("/usr/bin/containerd-shim-runc-v2 -namespace {namespace} -id {id} -address /x/containerd.sock");
-        self.process(30, 20, "sleep 1000", cgroup, "/")
-            .process(20, 10, "sh", cgroup, "/")
-            .process(10, 1, &shim, "/system.slice/containerd.service", bundle)
+        let shim =
+            format!("/usr/bin/containerd-shim-runc-v2 -namespace {namespace} -id {id} -address /x/containerd.sock");
+        self.process(30, 20, "sleep 1000", cgroup, "/").process(20, 10, "sh", cgroup, "/").process(
+            10,
+            1,
+            &shim,
+            "/system.slice/containerd.service",
+            bundle,
+        )
     }
 
     fn with_conmon(&self, cgroup: &str, id: &str, name: &str, runtime: &str) -> &Self {
-        let conmon = format!("/usr/bin/conmon --api-version 1 -c {id} -u {id} -r {runtime} -b {STORAGE}/{id}/userdata -n {name} --full-attach");
+        let conmon = format!(
+            "/usr/bin/conmon --api-version 1 -c {id} -u {id} -r {runtime} -b {STORAGE}/{id}/userdata -n {name} --full-attach"
+        );
         self.process(20, 10, "sleep 1000", cgroup, "/").process(10, 1, &conmon, "/libpod_parent/conmon", "/")
     }
 
@@ -75,6 +81,7 @@ impl Host {
     }
 }
 
+#[expect(clippy::ref_option, reason = "every field it is asked about is one")]
 fn text(value: &Option<String>) -> &str {
     value.as_deref().unwrap_or_default()
 }
@@ -131,13 +138,24 @@ fn docker_with_a_cgroup_parent_is_told_by_the_shim_or_by_its_own_record() {
     let path = format!("/wl-par/a/{PARENT}");
     let host = Host::new();
     host.file(&format!("{MOBY}/{PARENT}/config.json"), fixture!("docker/wl-parent/bundle.config.json"))
-        .file(&format!("/tmp/wl-run/dk/data/containers/{PARENT}/config.v2.json"), fixture!("docker/wl-parent/config.v2.json"))
+        .file(
+            &format!("/tmp/wl-run/dk/data/containers/{PARENT}/config.v2.json"),
+            fixture!("docker/wl-parent/config.v2.json"),
+        )
         .with_shim(&path, "moby", &format!("{MOBY}/{PARENT}"));
     let usual = Host::new();
     usual
-        .file(&format!("/var/lib/docker/containers/{PARENT}/config.v2.json"), fixture!("docker/wl-parent/config.v2.json"))
-        .file(&format!("/var/lib/docker/containers/{PARENT}/hostconfig.json"), fixture!("docker/wl-parent/hostconfig.json"));
-    for found in [host.describe(&path, Some(20)), usual.describe(&path, None), usual.describe(&format!("{path}/x"), None)] {
+        .file(
+            &format!("/var/lib/docker/containers/{PARENT}/config.v2.json"),
+            fixture!("docker/wl-parent/config.v2.json"),
+        )
+        .file(
+            &format!("/var/lib/docker/containers/{PARENT}/hostconfig.json"),
+            fixture!("docker/wl-parent/hostconfig.json"),
+        );
+    for found in
+        [host.describe(&path, Some(20)), usual.describe(&path, None), usual.describe(&format!("{path}/x"), None)]
+    {
         assert_eq!((text(&found.workload.container_id), text(&found.workload.container_name)), (PARENT, "wl-parent"));
         assert_eq!((found.workload.engine, found.container_depth), (Some(Engine::Docker), Some(3)));
     }
@@ -183,8 +201,7 @@ fn podman_host() -> Host {
 
 #[test]
 fn podman_in_unusual_folders_is_found_through_conmon() {
-    for (id, name, runtime, pid) in
-        [(PM_ONE, "pm-one", Runtime::Runc, 9724), (PM_CRUN, "pm-crun", Runtime::Crun, 9839)]
+    for (id, name, runtime, pid) in [(PM_ONE, "pm-one", Runtime::Runc, 9724), (PM_CRUN, "pm-crun", Runtime::Crun, 9839)]
     {
         let host = podman_host();
         let path = format!("/libpod_parent/libpod-{id}");
@@ -194,6 +211,13 @@ fn podman_in_unusual_folders_is_found_through_conmon() {
         assert_eq!((text(&found.workload.container_name), text(&found.workload.image)), (name, "localhost/bb:test"));
         assert_eq!((found.init_pid, found.problems.as_slice()), (Some(pid), &[][..]));
     }
+}
+
+#[test]
+fn podman_in_unusual_folders_without_a_process_is_found_through_its_runtimes_state() {
+    let found = podman_host().describe(&format!("/libpod_parent/libpod-{PM_ONE}"), None);
+    assert_eq!((text(&found.workload.container_name), text(&found.workload.image)), ("pm-one", "localhost/bb:test"));
+    assert_eq!((found.workload.runtime, found.problems.as_slice()), (Runtime::Runc, &[][..]));
 }
 
 #[test]
@@ -232,10 +256,13 @@ fn cri_o_and_containerd_under_kubernetes_name_container_pod_and_image() {
         "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod4fe556a4_0bd7_45be_966f_46e2cbf4c4ac.slice/cri-containerd-{KUBERNETES}.scope"
     );
     let task = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{KUBERNETES}");
-    host.file(&format!("/run/containers/storage/overlay-containers/{CRIO}/userdata/config.json"), fixture!("crio/config.json"))
-        .file(&format!("{task}/config.json"), fixture!("kubernetes/config.json"))
-        .file(&format!("{task}/options.json"), r#"{"binary_name":"/usr/bin/crun","systemd_cgroup":true}"#)
-        .file(&format!("{task}/shim-binary-path"), "/usr/bin/containerd-shim-runc-v2");
+    host.file(
+        &format!("/run/containers/storage/overlay-containers/{CRIO}/userdata/config.json"),
+        fixture!("crio/config.json"),
+    )
+    .file(&format!("{task}/config.json"), fixture!("kubernetes/config.json"))
+    .file(&format!("{task}/options.json"), r#"{"binary_name":"/usr/bin/crun","systemd_cgroup":true}"#)
+    .file(&format!("{task}/shim-binary-path"), "/usr/bin/containerd-shim-runc-v2");
     for (path, engine, runtime, name, pod, namespace) in [
         (&crio, Engine::Crio, Runtime::Unknown, "coredns", "coredns-6d4b75cb6d-4mtdm", "kube-system"),
         (&kubernetes, Engine::Containerd, Runtime::Crun, "test-pod-9240", "test-pod-9240", "default"),
@@ -255,9 +282,15 @@ fn a_pods_second_container_lies_beside_the_bundle_its_shim_works_in() {
     let host = Host::new();
     let path = format!("/kubepods/besteffort/pod4fe556a4-0bd7-45be-966f-46e2cbf4c4ac/{KUBERNETES}");
     let tasks = "/odd/containerd/io.containerd.runtime.v2.task/k8s.io";
-    let config = fixture!("kubernetes/config.json")
-        .replace("kubepods-besteffort-pod4fe556a4_0bd7_45be_966f_46e2cbf4c4ac.slice:cri-containerd:", "/kubepods/besteffort/pod4fe556a4-0bd7-45be-966f-46e2cbf4c4ac/");
-    host.file(&format!("{tasks}/{KUBERNETES}/config.json"), config).with_shim(&path, "k8s.io", &format!("{tasks}/{CRIO}"));
+    let config = fixture!("kubernetes/config.json").replace(
+        "kubepods-besteffort-pod4fe556a4_0bd7_45be_966f_46e2cbf4c4ac.slice:cri-containerd:",
+        "/kubepods/besteffort/pod4fe556a4-0bd7-45be-966f-46e2cbf4c4ac/",
+    );
+    host.file(&format!("{tasks}/{KUBERNETES}/config.json"), config).with_shim(
+        &path,
+        "k8s.io",
+        &format!("{tasks}/{CRIO}"),
+    );
     let found = host.describe(&path, Some(30));
     assert_eq!((text(&found.workload.container_name), found.problems.as_slice()), ("test-pod-9240", &[][..]));
     assert_eq!(found.workload.engine, Some(Engine::Containerd));
@@ -301,7 +334,8 @@ fn runc_and_crun_by_hand_are_told_by_their_state() {
 #[test]
 fn runc_by_hand_under_systemd_is_told_by_its_state() {
     let host = Host::new();
-    let state = |cgroup: &str| format!(r#"{{"id":"web","init_process_pid":7,"cgroup_paths":{{"":"/sys/fs/cgroup{cgroup}"}}}}"#);
+    let state =
+        |cgroup: &str| format!(r#"{{"id":"web","init_process_pid":7,"cgroup_paths":{{"":"/sys/fs/cgroup{cgroup}"}}}}"#);
     host.file("/run/runc/web/state.json", state("/system.slice/runc-web.scope"));
     let found = host.describe("/system.slice/runc-web.scope", None);
     assert_eq!((found.workload.runtime, text(&found.workload.container_id)), (Runtime::Runc, "web"));
@@ -347,7 +381,10 @@ fn a_file_that_names_another_pod_gives_no_pods_name() {
     let host = Host::new();
     let id = KUBERNETES;
     host.file(&format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/config.json"), {
-        fixture!("kubernetes/config.json").replace("kubepods-besteffort-pod4fe556a4_0bd7_45be_966f_46e2cbf4c4ac.slice:cri-containerd:", "/kubepods/pod1858680e-b044-4fd5-9dd4-f137e30e2180/")
+        fixture!("kubernetes/config.json").replace(
+            "kubepods-besteffort-pod4fe556a4_0bd7_45be_966f_46e2cbf4c4ac.slice:cri-containerd:",
+            "/kubepods/pod1858680e-b044-4fd5-9dd4-f137e30e2180/",
+        )
     });
     let found = host.describe(&format!("/kubepods/pod1858680e-b044-4fd5-9dd4-f137e30e2180/{id}"), None);
     assert_eq!((text(&found.workload.pod_name), text(&found.workload.container_name)), ("", "test-pod-9240"));
@@ -371,9 +408,13 @@ fn a_container_that_plays_the_shim_is_seen_through() {
     let host = Host::new();
     let config = fixture!("docker/wl-parent/bundle.config.json").replace("/wl-par/a/", "/plain/");
     let path = format!("/plain/{PARENT}");
-    host.file(&format!("/fake/moby/{PARENT}/config.json"), config)
-        .process(30, 20, "sleep 1000", &path, "/")
-        .process(20, 1, &command.replace(WEB, PARENT), &path, &format!("/fake/moby/{PARENT}"));
+    host.file(&format!("/fake/moby/{PARENT}/config.json"), config).process(30, 20, "sleep 1000", &path, "/").process(
+        20,
+        1,
+        &command.replace(WEB, PARENT),
+        &path,
+        &format!("/fake/moby/{PARENT}"),
+    );
     let found = host.describe(&path, Some(30));
     assert_eq!((found.workload.container_id.as_ref(), reasons(&found)), (None, vec!["other_container"]));
 }
@@ -385,7 +426,8 @@ fn hostile_files_are_absent_and_counted() {
     let deep = "[".repeat(100_000);
     let wrong_type = fixture!("docker/wl-web/config.v2.json").replace("\"/wl-web\"", "{}");
     let cut = &fixture!("docker/wl-web/config.v2.json")[..700];
-    let texts: [&[u8]; 7] = [b"", b"null", b"{", deep.as_bytes(), wrong_type.as_bytes(), cut.as_bytes(), b"\xff\xfe\x00"];
+    let texts: [&[u8]; 7] =
+        [b"", b"null", b"{", deep.as_bytes(), wrong_type.as_bytes(), cut.as_bytes(), b"\xff\xfe\x00"];
     for content in texts {
         let host = Host::new();
         host.file(&record, content);
@@ -421,7 +463,9 @@ fn a_folder_full_of_states_costs_a_bounded_amount() {
 #[test]
 fn paths_of_any_bytes_are_described_without_harm() {
     let host = docker_host();
-    for path in [&b"/\xff\xfe/\x01"[..], b"/../../etc", b"/.", b"/a\0b", b"", &[b'/'; 4096], b"/~/$(x)/`y`", &[0xff; 4096]] {
+    for path in
+        [&b"/\xff\xfe/\x01"[..], b"/../../etc", b"/.", b"/a\0b", b"", &[b'/'; 4096], b"/~/$(x)/`y`", &[0xff; 4096]]
+    {
         let found = describe(&host.root(), &CgroupIdentity::of(path), path, Some(4_000_000_000));
         assert_eq!(found.workload.cgroup_path.as_deref(), Some(escape::escape(path).as_str()));
         assert_eq!(found.workload.container_id, None);
@@ -437,5 +481,4 @@ fn processes_that_are_gone_or_form_a_ring_end_the_walk() {
         let found = host.describe(&path, Some(pid));
         assert_eq!((text(&found.workload.container_name), found.problems.as_slice()), ("", &[][..]), "{pid}");
     }
-    assert!(host.root().as_path().is_dir() && Path::new("/").is_dir());
 }

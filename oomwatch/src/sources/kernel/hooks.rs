@@ -18,7 +18,7 @@ use crate::host::system;
 pub(crate) enum Method {
     /// fentry and fexit.
     Fentry,
-    /// kprobe and kretprobe.
+    /// kprobe and kretprober.
     Kprobe,
 }
 
@@ -106,13 +106,13 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
         attach_record(ebpf, &mut attached);
         return attached;
     };
-    let mut attacher = Attacher { ebpf, btf: None, withheld };
-    attach_lifecycle(&mut attacher, &mut attached);
-    attacher.kill_hooks(&mut attached, layout);
-    attacher.victim_hook(&mut attached, layout);
-    attacher.no_kill_hook(&mut attached, layout);
+    let mut prober = Prober { ebpf, btf: None, withheld };
+    attach_lifecycle(&mut prober, &mut attached);
+    prober.kill_hooks(&mut attached, layout);
+    prober.victim_hook(&mut attached, layout);
+    prober.no_kill_hook(&mut attached, layout);
     let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { "memcg_reclaim_end_named" } else { "memcg_reclaim_end" };
-    let outcome = attacher.raw_tracepoint(reclaim, "mm_vmscan_memcg_reclaim_end");
+    let outcome = prober.raw_tracepoint(reclaim, "mm_vmscan_memcg_reclaim_end");
     attached.hooks.push(Hook {
         target: "vmscan:mm_vmscan_memcg_reclaim_end",
         gives: "counts reclaim that reclaims nothing",
@@ -122,9 +122,9 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
     attached
 }
 
-fn attach_lifecycle(attacher: &mut Attacher<'_>, attached: &mut Attached) {
+fn attach_lifecycle(prober: &mut Prober<'_>, attached: &mut Attached) {
     for (target, name) in [("cgroup:cgroup_mkdir", "cgroup_mkdir"), ("cgroup:cgroup_rmdir", "cgroup_rmdir")] {
-        let outcome = attacher.raw_tracepoint(name, name);
+        let outcome = prober.raw_tracepoint(name, name);
         attached.hooks.push(Hook {
             target,
             gives: "names a cgroup after it is gone",
@@ -145,14 +145,14 @@ fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
     attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
 }
 
-struct Attacher<'a> {
+struct Prober<'a> {
     ebpf: &'a mut Ebpf,
     /// Read when the first fentry program wants it: it takes memory that most hosts need only for a moment.
     btf: Option<Btf>,
     withheld: &'a [String],
 }
 
-impl Attacher<'_> {
+impl Prober<'_> {
     fn kill_hooks(&mut self, attached: &mut Attached, layout: &KernelLayout) {
         let kill = self.function(&KILL, layout);
         let run = self.function(&RUN, layout);
@@ -166,7 +166,12 @@ impl Attacher<'_> {
         if layout.mark_victim == MarkVictimArgs::Task {
             let outcome = self.raw_tracepoint("mark_victim", "mark_victim");
             attached.victim = outcome.as_ref().ok().copied();
-            attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
+            attached.hooks.push(Hook {
+                target: "oom:mark_victim",
+                gives: VICTIM.gives,
+                without: VICTIM.without,
+                outcome,
+            });
         } else {
             let outcome = self.function(&VICTIM, layout);
             attached.victim = outcome.as_ref().ok().map(|method| method.name());
@@ -240,12 +245,7 @@ impl Attacher<'_> {
 }
 
 fn hook(hook: &FunctionHook, outcome: Result<Method, String>) -> Hook {
-    Hook {
-        target: hook.function,
-        gives: hook.gives,
-        without: hook.without,
-        outcome: outcome.map(Method::name),
-    }
+    Hook { target: hook.function, gives: hook.gives, without: hook.without, outcome: outcome.map(Method::name) }
 }
 
 fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {

@@ -12,9 +12,12 @@ use super::{
     decode::Decoder,
     hooks::{self, Attached, Hook, explain},
     offsets::{self, KernelLayout, kernel_name},
+    trace_format::TraceFormat,
 };
-use super::trace_format::TraceFormat;
-use crate::host::{memory::MemoryHierarchy, system, tracefs};
+use crate::{
+    host::{memory::MemoryHierarchy, system, tracefs},
+    observation::SourceFacts,
+};
 
 /// The program, built by `build.rs`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oomwatch-ebpf.o"));
@@ -65,23 +68,16 @@ pub(crate) struct Sight {
     pub(crate) degraded: Vec<String>,
     /// Victims come with their cgroup from the kernel.
     pub(crate) exact_victim: bool,
-    /// A run of the OOM killer tells whether it kills.
-    pub(crate) sees_killing: bool,
-    /// The limit that was hit comes from the kernel.
-    pub(crate) exact_limit: bool,
-    /// An OOM without a kill is seen by a hook.
-    pub(crate) sees_no_kill: bool,
+    /// What conclusions depend on.
+    pub(crate) facts: SourceFacts,
 }
 
 /// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`.
 pub(crate) fn load(hierarchy: Option<&MemoryHierarchy>, withheld: &[String]) -> Result<Loaded, LoadError> {
     raise_memlock_limit();
     let mut degraded = Vec::new();
-    let layout = if withheld.iter().any(|name| name == "btf") {
-        Err("withheld".to_owned())
-    } else {
-        kernel_layout(hierarchy)
-    };
+    let layout =
+        if withheld.iter().any(|name| name == "btf") { Err("withheld".to_owned()) } else { kernel_layout(hierarchy) };
     if let Err(reason) = &layout {
         degraded.push(format!("no BTF ({reason}): victims come without their cgroup's limits"));
     }
@@ -135,10 +131,7 @@ fn trace_format() -> Result<TraceFormat, LoadError> {
     TraceFormat::parse(&text).ok_or_else(|| LoadError::NoVictim("oom:mark_victim has no field pid".to_owned()))
 }
 
-fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<T, LoadError> {
+fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::Map { name, reason: "not in the object".to_owned() })?;
     T::try_from(map).map_err(|error| LoadError::Map { name, reason: explain(&error) })
 }
@@ -171,9 +164,11 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
     Sight {
         tier,
         exact_victim: layout.is_some(),
-        sees_killing: attached.sees_killing,
-        exact_limit: attached.run.is_some(),
-        sees_no_kill: attached.sees_no_kill,
+        facts: SourceFacts {
+            sees_killing: attached.sees_killing,
+            sees_run: attached.run.is_some(),
+            sees_no_kill: attached.sees_no_kill,
+        },
         hooks: attached.hooks,
         degraded,
     }

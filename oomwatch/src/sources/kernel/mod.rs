@@ -102,8 +102,7 @@ impl Reader {
 }
 
 fn decode(decoder: &Decoder, hierarchy: Option<&MemoryHierarchy>, record: &[u8]) -> Observation {
-    let mut observation =
-        decoder.decode(record).unwrap_or_else(|error| Observation::Undecodable(error.to_string()));
+    let mut observation = decoder.decode(record).unwrap_or_else(|error| Observation::Undecodable(error.to_string()));
     if let (Observation::Victim(victim), Some(hierarchy)) = (&mut observation, hierarchy)
         && decoder.trace.is_some()
     {

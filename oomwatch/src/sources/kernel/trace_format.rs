@@ -122,7 +122,7 @@ mod tests {
         let format = TraceFormat::parse(NINE_FIELDS).unwrap();
         let mut bytes = vec![0; 80];
         bytes[8..12].copy_from_slice(&4242_u32.to_ne_bytes());
-        bytes[12..16].copy_from_slice(&(72_u32 | 4 << 16).to_ne_bytes());
+        bytes[12..16].copy_from_slice(&(0x48_u32 | 4 << 16).to_ne_bytes());
         bytes[24..32].copy_from_slice(&20_u64.to_ne_bytes());
         bytes[64..66].copy_from_slice(&(-500_i16).to_ne_bytes());
         bytes[72..76].copy_from_slice(b"hog\0");

@@ -1,0 +1,92 @@
+//! A limit is hit, and the kernel kills nobody: it may not, or it was told not to.
+
+use support::{Agent, Cgroup, Event, Events as _, Hog, kernel_names_the_limit, memory_cgroup_version, require, say_skipped};
+
+/// The report of the limit of this cgroup.
+fn wait_for_oom(agent: &Agent, cgroup: &Cgroup) -> Event {
+    agent.wait_for("the limit that was hit without a kill", |event| {
+        event.kind() == "oom" && event.number("/oom_memcg/id") == Some(cgroup.id())
+    })
+}
+
+fn check(oom: &Event, cgroup: &Cgroup) {
+    assert_eq!(oom.text("/severity"), Some("warning"), "{oom}");
+    assert_eq!(oom.text("/oom_memcg/path"), cgroup.path().to_str(), "{oom}");
+    assert_eq!(oom.number("/oom_memcg/limit_bytes"), Some(cgroup.limit_bytes()), "{oom}");
+    let usage = oom.number("/oom_memcg/usage_bytes").unwrap();
+    assert!(usage <= cgroup.limit_bytes() && usage + (1 << 20) >= cgroup.limit_bytes(), "{oom}");
+    assert_ne!(oom.number("/count"), Some(0), "{oom}");
+    assert_eq!(oom.text("/workload/cgroup_path"), cgroup.path().to_str(), "{oom}");
+    assert_eq!(oom.number("/workload/cgroup_id"), Some(cgroup.id()), "{oom}");
+    assert!(oom.text("/incident_id").is_some(), "{oom}");
+}
+
+/// A child that lives in its parent's memory may not be killed (`oom_badness`), and here nobody else is in the cgroup.
+/// So no privilege is needed to keep the OOM killer away. What the child uses up is memory of the kernel: its address
+/// space belongs to the parent, elsewhere.
+#[test]
+fn a_limit_hit_where_nobody_may_be_killed_is_reported_without_a_kill() {
+    require!(Agent);
+    let cgroup = Cgroup::scratch().limited_to_mib(8);
+    let agent = Agent::start();
+    let steps =
+        ["vfork-child".into(), cgroup.join_step(), "fill-pipes=32".into(), "wait".into(), "end".into(), "sleep".into()];
+    let hog = Hog::start(steps);
+    hog.wait_until_it_says("refused");
+    let oom = wait_for_oom(&agent, &cgroup);
+    check(&oom, &cgroup);
+    let exact = kernel_names_the_limit();
+    assert_eq!(oom.text("/confidence"), Some(if exact { "exact" } else { "counted" }), "{oom}");
+    assert_eq!(oom.text("/source"), Some(if exact { "bpf" } else { "cgroup" }), "{oom}");
+    let events = agent.stop();
+    assert!(events.kills_below(cgroup.path()).is_empty(), "nobody was killed");
+    assert_eq!(cgroup.kernel_count_of_kills(), 0);
+    drop(hog);
+    end_all_in(&cgroup);
+}
+
+/// The child outlives its parent.
+fn end_all_in(cgroup: &Cgroup) {
+    for pid in cgroup.processes() {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not 0");
+        let _ended: Result<(), _> = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+#[test]
+fn a_limit_hit_with_the_oom_killer_switched_off_is_reported_without_a_kill() {
+    require!(Agent);
+    if memory_cgroup_version() == 2 {
+        return say_skipped("cgroup v2 has no switch for the OOM killer");
+    }
+    let cgroup = Cgroup::scratch().limited_to_mib(16);
+    cgroup.write("memory.oom_control", "1");
+    let agent = Agent::start();
+    let mut hog = Hog::ready_in(&cgroup, ["eat=all"]);
+    hog.go();
+    let oom = wait_for_oom(&agent, &cgroup);
+    check(&oom, &cgroup);
+    assert_eq!(cgroup.counter("memory.oom_control", "under_oom"), 1);
+    assert!(hog.is_alive(), "it waits for memory");
+    let events = agent.stop();
+    assert!(events.kills_below(cgroup.path()).is_empty(), "nobody was killed");
+    assert_eq!(events.without_kill_in(cgroup.id()).len(), 1, "a process that waits is one report, not many");
+}
+
+#[test]
+fn reclaim_that_finds_enough_is_not_reported() {
+    require!(Agent);
+    let cgroup = Cgroup::scratch().limited_to_mib(16);
+    let agent = Agent::start();
+    let mut hog = Hog::ready_in(&cgroup, ["eat=12", "say=full", "wait"]);
+    hog.go();
+    hog.wait_until_it_says("full");
+    // File pages push against the limit and are given back.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, vec![1; 32 << 20]).unwrap();
+    drop(hog);
+    let events = agent.stop();
+    assert!(events.without_kill_in(cgroup.id()).is_empty());
+    assert!(events.kills_below(cgroup.path()).is_empty());
+}

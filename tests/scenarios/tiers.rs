@@ -1,0 +1,78 @@
+//! The rungs below the best: fewer ways into the kernel, less known, nothing wrong.
+
+use support::{Agent, Cgroup, Events as _, ExpectedKill, Hog, Output, Window, kernel_names_the_limit, require};
+
+/// A kill, seen by an agent that may not use some ways into the kernel.
+fn kill_seen_without(withheld: &str) -> (Cgroup, u32, Window, Vec<support::Event>) {
+    let cgroup = Cgroup::scratch().limited_to_mib(16);
+    let agent = Agent::start_with(Output::Json, &["--withhold", withheld]);
+    let mut hog = Hog::ready_in(&cgroup, ["eat=all"]);
+    let window = Window::open();
+    hog.go();
+    hog.wait_until_killed();
+    let window = window.close();
+    (cgroup, hog.pid(), window, agent.stop())
+}
+
+#[test]
+fn without_fentry_the_limit_is_known_by_kprobes_where_there_are_any() {
+    require!(Agent);
+    let (cgroup, pid, window, events) = kill_seen_without("fentry");
+    let tier = if kernel_names_the_limit() { "bpf+kprobe" } else { "bpf+inferred" };
+    assert_eq!(events[0].text("/tier"), Some(tier));
+    ExpectedKill::of(pid, &cgroup, window).check(events.only_kill_below(cgroup.path()));
+}
+
+#[test]
+fn without_fentry_and_kprobes_the_limit_is_inferred_and_says_so() {
+    require!(Agent);
+    let (cgroup, pid, window, events) = kill_seen_without("fentry,kprobe");
+    assert_eq!(events[0].text("/tier"), Some("bpf+inferred"));
+    let expected = ExpectedKill { limit_is_exact: false, ..ExpectedKill::of(pid, &cgroup, window) };
+    expected.check(events.only_kill_below(cgroup.path()));
+}
+
+#[test]
+fn without_btf_the_victim_is_reported_and_what_is_not_known_is_absent() {
+    require!(Agent);
+    let (_cgroup, pid, _, events) = kill_seen_without("btf");
+    assert_eq!(events[0].text("/tier"), Some("bpf+record"));
+    assert!(events[0].field("/degraded").is_some_and(|reasons| reasons.to_string().contains("BTF")));
+    let kills = events.of_kind("oom_kill");
+    let ours: Vec<_> = kills.iter().filter(|kill| kill.number("/victim/tid") == Some(pid.into())).collect();
+    assert_eq!(ours.len(), 1, "{kills:#?}");
+    let kill = ours[0];
+    assert_eq!(kill.text("/victim/comm"), Some("hog"), "{kill}");
+    assert_eq!(kill.number("/victim/uid"), Some(0), "{kill}");
+    let anon = kill.number("/memory/anon_rss_bytes").unwrap();
+    assert!((12 << 20..=16 << 20).contains(&anon), "{kill}");
+    for unknown in ["/task_memcg", "/oom_memcg", "/oom_memcg_confidence", "/limit_owner", "/constraint", "/workload"] {
+        assert_eq!(kill.field(unknown), None, "{unknown} of {kill}");
+    }
+    assert_eq!(kill.number("/trigger/pid"), Some(pid.into()), "{kill}");
+}
+
+#[test]
+fn a_sibling_victim_is_told_from_the_trigger_on_every_rung() {
+    require!(Agent);
+    let parent = Cgroup::scratch().limited_to_mib(64);
+    let (big, small) = (parent.child("big"), parent.child("small"));
+    let agent = Agent::start_with(Output::Json, &["--withhold", "fentry,kprobe"]);
+    let mut victim = Hog::ready_in(&big, ["eat=40", "say=full", "sleep"]);
+    victim.go();
+    victim.wait_until_it_says("full");
+    let mut trigger = Hog::ready_in(&small, ["eat=28", "say=full", "sleep"]);
+    let window = Window::open();
+    trigger.go();
+    victim.wait_until_killed();
+    let window = window.close();
+    trigger.wait_until_it_says("full");
+    let events = agent.stop();
+    let expected = ExpectedKill {
+        oom_memcg: &parent,
+        trigger: Some((trigger.pid(), b"hog")),
+        limit_is_exact: false,
+        ..ExpectedKill::of(victim.pid(), &big, window)
+    };
+    expected.check(events.only_kill_below(parent.path()));
+}

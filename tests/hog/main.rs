@@ -56,6 +56,7 @@ fn take(step: &step::Step) -> io::Result<()> {
         Step::Eat(amount) => eat(*amount, libc::MAP_PRIVATE),
         Step::EatShared(amount) => eat(*amount, libc::MAP_SHARED),
         Step::FillPipes(mib) => fill_pipes(*mib),
+        Step::ReadFile(file) => io::copy(&mut fs::File::open(file)?, &mut io::sink()).map(drop),
         Step::Child(steps) => process::fork(steps),
         Step::VforkChild(steps) => process::vfork(steps),
         Step::Sharer => process::share_memory(),

@@ -36,6 +36,8 @@ pub(crate) enum Step {
     EatShared(Amount),
     /// `fill-pipes=MIB`: memory of the kernel; says `filled` or `refused`.
     FillPipes(usize),
+    /// `read-file=FILE`: from its beginning to its end, keeping nothing.
+    ReadFile(PathBuf),
     /// `child STEPS end`: a forked child takes these and exits.
     Child(Steps),
     /// `vfork-child STEPS end`: so does a child with this process' memory, which waits meanwhile.
@@ -119,6 +121,7 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"say" => Some(Step::Say(text?.to_owned())),
         b"eat" => Some(Step::Eat(amount(text?)?)),
         b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
+        b"read-file" => Some(Step::ReadFile(value.into())),
         b"fill-pipes" => Some(Step::FillPipes(text?.parse().ok()?)),
         _ => None,
     }

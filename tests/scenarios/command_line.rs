@@ -1,7 +1,10 @@
 //! `oomwatch check`, wrong arguments, and what goes to which stream.
 
 use serde_json::Value;
-use support::{Capability, Finished, agent_command, kernel_names_the_limit, memory_cgroup_version, require, run, without_capabilities};
+use support::{
+    Capability, Finished, agent_command, kernel_names_the_limit, memory_cgroup_version, require, run,
+    without_capabilities,
+};
 
 fn oomwatch(arguments: &[&str]) -> Finished {
     run(&mut agent_command(arguments))

@@ -35,8 +35,7 @@ fn json_carries_every_byte_of_a_hostile_comm_visibly() {
     agent.wait_for_kill_of(pid);
     let raw = agent.lines();
     let events = agent.stop();
-    let expected =
-        ExpectedKill { comm: COMM, trigger: Some((pid, COMM)), ..ExpectedKill::of(pid, &cgroup, window) };
+    let expected = ExpectedKill { comm: COMM, trigger: Some((pid, COMM)), ..ExpectedKill::of(pid, &cgroup, window) };
     expected.check(events.only_kill_below(cgroup.path()));
     assert!(raw.iter().all(|line| !line.contains(char::is_control)), "{raw:?}");
 }
@@ -69,8 +68,7 @@ fn a_cgroup_with_a_hostile_name_is_named_whole() {
     let agent = Agent::start();
     let (pid, window) = kill_in(&cgroup);
     let events = agent.stop();
-    let expected =
-        ExpectedKill { comm: COMM, trigger: Some((pid, COMM)), ..ExpectedKill::of(pid, &cgroup, window) };
+    let expected = ExpectedKill { comm: COMM, trigger: Some((pid, COMM)), ..ExpectedKill::of(pid, &cgroup, window) };
     expected.check(events.only_kill_below(parent.path()));
 }
 

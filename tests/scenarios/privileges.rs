@@ -24,7 +24,11 @@ fn ends_for_want_of(capability: &str, finished: &Finished) {
     assert_eq!(finished.stdout, "", "an event of an agent that never watched");
     let lines: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(capability)).collect();
     assert_eq!(lines.len(), 1, "one line names {capability}: {}", finished.stderr);
-    assert!(!finished.stderr.contains("panicked") && !finished.stderr.contains("RUST_BACKTRACE"), "{}", finished.stderr);
+    assert!(
+        !finished.stderr.contains("panicked") && !finished.stderr.contains("RUST_BACKTRACE"),
+        "{}",
+        finished.stderr
+    );
     let last = finished.stderr.lines().last().unwrap_or_default();
     assert!(last.contains("nothing works on this host"), "the last line says what follows: {}", finished.stderr);
 }
@@ -53,7 +57,8 @@ fn who_is_not_root_is_told_what_is_missing() {
     let program = folder.path().join("oomwatch");
     fs::copy(std::env::var_os("OOMWATCH_BIN").unwrap(), &program).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let as_nobody = |arguments: &[&str]| run(Command::new(&program).args(arguments).env_clear().uid(NOBODY).gid(NOBODY));
+    let as_nobody =
+        |arguments: &[&str]| run(Command::new(&program).args(arguments).env_clear().uid(NOBODY).gid(NOBODY));
     ends_for_want_of("CAP_BPF", &as_nobody(&["run"]));
     let check = as_nobody(&["check"]);
     assert_eq!(check.code, Some(1), "{check:?}");

@@ -11,8 +11,7 @@ const HOGS_IN_EACH: usize = 50;
 fn five_hundred_kills_by_parallel_processes_are_reported_each_exactly_once_in_the_right_cgroup() {
     require!(Agent);
     let parent = Cgroup::scratch();
-    let cgroups: Vec<Cgroup> =
-        (0..CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(48)).collect();
+    let cgroups: Vec<Cgroup> = (0..CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(48)).collect();
     let gate = Gate::new();
     let mut home = HashMap::new();
     let mut hogs = Vec::new();

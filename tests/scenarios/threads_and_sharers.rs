@@ -58,11 +58,8 @@ fn two_processes_with_one_memory_are_one_kill() {
     let kill = events.only_kill_below(cgroup.path());
     // Which of the two the kernel takes for the owner is its own choice; the other dies with it.
     let victim = if kill.is_kill_of(sharer) { sharer } else { hog.pid() };
-    let expected = ExpectedKill {
-        trigger: Some((hog.pid(), b"hog")),
-        anon_mib: 28,
-        ..ExpectedKill::of(victim, &cgroup, window)
-    };
+    let expected =
+        ExpectedKill { trigger: Some((hog.pid(), b"hog")), anon_mib: 28, ..ExpectedKill::of(victim, &cgroup, window) };
     expected.check(kill);
     assert_eq!(cgroup.kernel_count_of_kills(), 1);
 }

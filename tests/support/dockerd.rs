@@ -99,8 +99,7 @@ impl Dockerd {
         let dialog = Dialog::start(command.stderr(log));
         // From here on the container is removed, whatever fails below.
         let cgroup = Cgroup::of_nobody(&name);
-        let mut container =
-            DockerContainer { daemon: self, name, id: String::new(), init: 0, cgroup, parents, dialog };
+        let mut container = DockerContainer { daemon: self, name, id: String::new(), init: 0, cgroup, parents, dialog };
         assert_eq!(container.line(), "ready");
         container.id = container.inspect("{{.Id}}");
         container.init = container.inspect("{{.State.Pid}}").parse().expect("a process id");

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: unit tests, then the scenarios on this host, then in a virtual machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 use xshell::{Shell, cmd};
@@ -21,15 +21,14 @@ pub(crate) fn test(sh: &Shell, with_vm: bool, filter: Option<&str>) -> anyhow::R
     let agent = compile::agent(sh)?;
     let hog = hog(sh)?;
     let scenarios = compile::scenarios(sh)?;
-    on_this_host(&scenarios, &agent, &hog, filter)?;
-    if with_vm {
-        vm::vm(sh, &[], filter)?;
-    }
-    Ok(())
+    let on_host = on_this_host(&scenarios, &agent, &hog, filter);
+    // Also after a failure: what the other kernel says about it is worth the minute.
+    let in_vm = if with_vm { vm::vm(sh, &[], filter) } else { Ok(()) };
+    on_host.and(in_vm)
 }
 
 /// The scenarios' memory eater, which runs in containers that hold nothing else.
-fn hog(sh: &Shell) -> anyhow::Result<std::path::PathBuf> {
+fn hog(sh: &Shell) -> anyhow::Result<PathBuf> {
     let hog = compile::absolute(&compile::static_programs(sh)?.join("hog"))?;
     ensure!(vm::libraries(&hog)?.is_empty(), "{} should be static and is not", hog.display());
     Ok(hog)

@@ -148,3 +148,6 @@ fn loss(lost: u64) -> Finding {
         limit_depth: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

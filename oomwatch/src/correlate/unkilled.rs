@@ -27,8 +27,8 @@ struct Watch {
     level: Option<Level>,
     /// Counter `oom` up to which all is told; `None` until it was once seen.
     judged: Option<u64>,
-    /// When that was.
-    judged_ns: u64,
+    /// The last question was answered by a kill, which excuses the calls of all tasks that waited behind it.
+    excused: bool,
     /// Highest counter `oom` seen.
     counted: u64,
     /// Runs without a kill seen by the hook and not yet told.
@@ -66,10 +66,9 @@ impl Unkilled {
         let watch = self.watches.entry(reclaim.level.memcg).or_default();
         watch.path = reclaim.path.or(watch.path.take());
         watch.level = Some(reclaim.level);
-        // A kill excuses every call of the OOM killer before it, and those of tasks that waited behind it.
-        if watch.judged.is_none() || watch.killed_ns > watch.judged_ns {
+        if watch.judged.is_none() || watch.excused {
             watch.judged = Some(reclaim.local_oom);
-            watch.judged_ns = reclaim.boot_ns;
+            watch.excused = false;
         }
         watch.counted = watch.counted.max(reclaim.local_oom);
         watch.raised_ns.get_or_insert(reclaim.boot_ns);
@@ -112,8 +111,8 @@ impl Unkilled {
         let judged = watch.judged.unwrap_or_default();
         watch.counted = watch.counted.max(counters.local_oom.unwrap_or_default());
         watch.judged = Some(watch.counted);
-        watch.judged_ns = counters.boot_ns;
         if watch.killed_ns >= raised_ns {
+            watch.excused = true;
             return None;
         }
         let asked = watch.counted.saturating_sub(judged);

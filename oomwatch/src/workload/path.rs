@@ -230,8 +230,7 @@ impl<'a> Walk<'a> {
     }
 
     fn in_unit(&mut self, name: &'a [u8], at: usize) -> Option<()> {
-        let known = self.identity.user.is_none()
-            && self.identity.unit.as_deref().is_some_and(|unit| layout::CONTAINERD_UNITS.contains(&unit));
+        let known = self.identity.unit.as_deref().is_some_and(|unit| layout::CONTAINERD_UNITS.contains(&unit));
         if known && let Some(found) = layout::unsplit_systemd_path(name) {
             return self.unsplit(found, at);
         }

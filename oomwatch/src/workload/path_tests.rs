@@ -209,6 +209,7 @@ const LOOK_ALIKES: &[&str] = &[
     "/foo/docker-@.scope",
     "/foo/libpod-@.scope",
     "/system.slice/plain/docker-@.scope",
+    "/system.slice/kubepods/pod%/@",
     "/system.slice/docker/@",
     "/@/docker/@",
     "/mine/@/libpod-@",

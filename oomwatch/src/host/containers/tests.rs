@@ -377,6 +377,32 @@ fn files_about_another_container_or_cgroup_are_not_used() {
 }
 
 #[test]
+fn a_conmon_or_record_of_another_container_is_not_used() {
+    let host = podman_host();
+    let path = format!("/libpod_parent/libpod-{PM_ONE}");
+    let config = fixture!("podman/pm-inpod.config.json").replace("cgroupsPath", "unset");
+    host.file(&format!("{STORAGE}/{PM_INPOD}/userdata/config.json"), config);
+    let found = host.with_conmon(&path, PM_INPOD, "pm-inpod", "runsc").describe(&path, Some(20));
+    assert_eq!((text(&found.workload.sandbox_id), text(&found.workload.container_name)), ("", "pm-one"));
+    assert_eq!((found.workload.runtime, reasons(&found)), (Runtime::Runc, vec!["other_container"]));
+
+    let host = Host::new();
+    let config = fixture!("crio/config.json").replacen(CRIO, KUBERNETES, 1);
+    host.file(&format!("/run/containers/storage/overlay-containers/{CRIO}/userdata/config.json"), config);
+    let found = host.describe(&format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5b5e07db_f1b9_4530_81ef_b7d04d66b83e.slice/crio-{CRIO}.scope"), None);
+    assert_eq!((text(&found.workload.container_name), reasons(&found)), ("", vec!["other_container"]));
+}
+
+#[test]
+fn a_container_in_the_root_cgroup_owns_nobody_elses() {
+    let host = Host::new();
+    let config = fixture!("containerd/config.json").replace("/default/ctr-test", "/");
+    host.file("/run/containerd/io.containerd.runtime.v2.task/default/ctr-test/config.json", config);
+    let found = host.describe("/default/ctr-test", None);
+    assert_eq!((found.workload.container_id, found.container_depth), (None, None));
+}
+
+#[test]
 fn a_file_that_names_another_pod_gives_no_pods_name() {
     let host = Host::new();
     let id = KUBERNETES;
@@ -399,10 +425,12 @@ fn a_container_that_plays_the_shim_is_seen_through() {
     let command = format!("containerd-shim-runc-v2 -namespace moby -id {WEB}");
     host.file(&format!("{fake}/config.json"), fixture!("docker/wl-web/bundle.config.json"))
         .file(&format!("{fake}/options.json"), r#"{"binary_name":"runsc"}"#)
+        .file(&format!("{MOBY}/{WEB}/config.json"), fixture!("docker/wl-web/bundle.config.json"))
+        .file(&format!("{MOBY}/{WEB}/options.json"), r#"{"binary_name":"crun"}"#)
         .process(30, 20, "sleep 1000", &path, "/")
         .process(20, 10, &command, &format!("{path}/mine"), &fake)
-        .process(10, 1, "real-parent", "/system.slice/containerd.service", "/");
-    assert_eq!(host.describe(&path, Some(30)).workload.runtime, Runtime::Unknown);
+        .process(10, 1, &command, "/system.slice/containerd.service", &format!("{MOBY}/{WEB}"));
+    assert_eq!(host.describe(&path, Some(30)).workload.runtime, Runtime::Crun);
 
     // The same in a cgroup whose path tells no container: its own claim is about its own cgroup.
     let host = Host::new();

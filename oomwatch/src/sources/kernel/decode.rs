@@ -217,3 +217,7 @@ fn path(path: &PathBytes) -> Option<CgroupPath> {
 pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! Records of the `EVENTS` ring buffer. Layout is C's; all integers are in the host's byte order.
+//! Records of the ring buffers `OOMS` and `CHANGES`. Layout is C's; all integers are in the host's byte order.
 
 /// Longest cgroup path kept, bytes: the kernel's `PATH_MAX`.
 pub const MAX_PATH: usize = 4096;
@@ -8,6 +8,11 @@ pub const MAX_NAME: usize = 256;
 pub const PATH_CAPACITY: usize = MAX_PATH + MAX_NAME;
 /// Memcg levels above a victim whose usage and limit are read.
 pub const MAX_LEVELS: usize = 16;
+
+/// Index of `OOMS` in the map `LOST`.
+pub const OOM_RING: u32 = 0;
+/// Index of `CHANGES` in the map `LOST`.
+pub const CHANGE_RING: u32 = 1;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

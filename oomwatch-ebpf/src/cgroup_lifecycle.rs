@@ -8,7 +8,8 @@ use crate::{
     kernel::{Object, reference},
     maps::CGROUP,
     offsets::offset,
-    path, record,
+    path,
+    record::{self, To},
 };
 
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
@@ -35,5 +36,5 @@ fn emit(cgroup: Object, kind: RecordKind) {
     change.header = record::header(kind);
     change.memcg = memcg;
     path::write(&mut change.path, cgroup);
-    record::send_with_path(change, &change.path);
+    record::send_with_path(To::Changes, change, &change.path);
 }

@@ -7,19 +7,25 @@ use aya_ebpf::{
 use oomwatch_common::{CgroupRecord, KillRecord, OomContext, PressureCounters, PressureRecord};
 
 /// Room for about a thousand kills that the agent has not read yet.
-const RING_BYTES: u32 = 1 << 20;
+const OOM_RING_BYTES: u32 = 1 << 20;
+/// Room for about three thousand cgroups made or removed that the agent has not read yet.
+const CHANGE_RING_BYTES: u32 = 1 << 18;
 /// Runs of the OOM killer under way; the kernel's `oom_lock` makes it one.
 const MAX_RUNS: u32 = 64;
 /// Memcgs whose futile reclaim is counted; the least recently hit is forgotten.
 const MAX_PRESSURE: u32 = 1024;
 
-/// Records to the agent.
+/// Victims and ends of runs. A ring of their own: a storm of cgroups must not cost a kill.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+pub(crate) static OOMS: RingBuf = RingBuf::with_byte_size(OOM_RING_BYTES, 0);
 
-/// Records that found no room in `EVENTS`.
+/// Births and deaths of cgroups, and futile reclaim.
 #[map]
-pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CHANGES: RingBuf = RingBuf::with_byte_size(CHANGE_RING_BYTES, 0);
+
+/// Records that found no room, by index of the ring: [`oomwatch_common::OOM_RING`], [`oomwatch_common::CHANGE_RING`].
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// State of the OOM killer by the thread (`pid_tgid`) that runs it.
 #[map]

@@ -13,7 +13,8 @@ use crate::{
     kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, read, reference, usage_and_max},
     maps::{KILL, RUNS},
     offsets::offset,
-    path, record,
+    path,
+    record::{self, To},
 };
 
 #[raw_tracepoint(tracepoint = "mark_victim")]
@@ -55,7 +56,7 @@ fn emit<C: aya_ebpf::EbpfContext>(ctx: &C, task: Object) {
         }
     }
     debug!(ctx, "marked victim {}", kill.tgid);
-    record::send_with_path(kill, &kill.path);
+    record::send_with_path(To::Ooms, kill, &kill.path);
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use oomwatch_common::{RecordKind, TRACE_BYTES, TraceRecord};
 
-use crate::record;
+use crate::record::{self, To};
 
 #[tracepoint]
 fn mark_victim_record(ctx: TracePointContext) -> u32 {
@@ -22,6 +22,6 @@ fn mark_victim_record(ctx: TracePointContext) -> u32 {
     };
     // SAFETY: the helper writes `TRACE_BYTES` bytes to `bytes`; the kernel's buffer for a record is larger.
     let _: i64 = unsafe { bpf_probe_read_kernel(trace.bytes.as_mut_ptr().cast(), TRACE_BYTES as u32, ctx.as_ptr()) };
-    record::send_fixed(&trace);
+    record::send_fixed(To::Ooms, &trace);
     0
 }

@@ -11,7 +11,7 @@ use oomwatch_common::{Field, MemcgRef, OomContext, OomEndRecord, RecordKind};
 use crate::{
     kernel::{Object, memcg_reference, usage_and_max},
     maps::RUNS,
-    record,
+    record::{self, To},
 };
 
 #[fentry(function = "oom_kill_process")]
@@ -93,6 +93,6 @@ fn end() {
         trigger_tgid: (thread >> 32) as u32,
         no_kill: 0,
     };
-    record::send_fixed(&ended);
+    record::send_fixed(To::Ooms, &ended);
     let _gone: Result<(), _> = RUNS.remove(&thread);
 }

@@ -11,7 +11,7 @@ use oomwatch_common::{Field, OomContext, OomEndRecord, RecordKind};
 use crate::{
     kernel::{Object, local_event, memcg_reference, usage_and_max},
     maps::MEMCG_RUNS,
-    record,
+    record::{self, To},
 };
 
 #[fexit(function = "mem_cgroup_out_of_memory")]
@@ -64,5 +64,5 @@ fn ended(memcg: Object, returned: u64) {
         trigger_tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         no_kill: 1,
     };
-    record::send_fixed(&ended);
+    record::send_fixed(To::Ooms, &ended);
 }

@@ -8,7 +8,8 @@ use crate::{
     kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, usage_and_max},
     maps::{PRESSURE, PRESSURE_RECORD},
     mark_victim::level,
-    path, record,
+    path,
+    record::{self, To},
 };
 
 /// Pages below its limit at which a memcg still counts as full: charges come in batches of 64 pages.
@@ -89,5 +90,5 @@ fn tell(memcg: Object, at: MemcgLevel, futile: u64) {
         Some(cgroup) => path::write(&mut pressure.path, cgroup),
         None => path::unknown(&mut pressure.path),
     }
-    record::send_with_path(pressure, &pressure.path);
+    record::send_with_path(To::Changes, pressure, &pressure.path);
 }

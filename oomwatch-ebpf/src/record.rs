@@ -1,9 +1,29 @@
 //! Common parts of the records: header, output, loss counter.
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
-use oomwatch_common::{PATH_CAPACITY, PathBytes, RecordHeader, RecordKind};
+use aya_ebpf::maps::RingBuf;
+use oomwatch_common::{CHANGE_RING, OOM_RING, PATH_CAPACITY, PathBytes, RecordHeader, RecordKind};
 
-use crate::maps::{EVENTS, LOST};
+use crate::maps::{CHANGES, LOST, OOMS};
+
+/// Where a record goes.
+#[derive(Clone, Copy)]
+pub(crate) enum To {
+    /// `OOMS`.
+    Ooms,
+    /// `CHANGES`.
+    Changes,
+}
+
+impl To {
+    #[inline(always)]
+    fn ring(self) -> (&'static RingBuf, u32) {
+        match self {
+            Self::Ooms => (&OOMS, OOM_RING),
+            Self::Changes => (&CHANGES, CHANGE_RING),
+        }
+    }
+}
 
 /// Nanoseconds since boot, suspended time included.
 #[inline(always)]
@@ -25,14 +45,15 @@ pub(crate) fn header(kind: RecordKind) -> RecordHeader {
 
 /// Sends the first `bytes` of `record`; counts it as lost where the ring has no room.
 #[inline(always)]
-fn send<T>(record: &T, bytes: usize) {
+fn send<T>(to: To, record: &T, bytes: usize) {
+    let (ring, index) = to.ring();
     if bytes > size_of::<T>() {
         return;
     }
     // SAFETY: `bytes` lies within `record`.
     let slice = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(record).cast::<u8>(), bytes) };
-    if EVENTS.output::<[u8]>(slice, 0).is_err()
-        && let Some(lost) = LOST.get_ptr_mut(0)
+    if ring.output::<[u8]>(slice, 0).is_err()
+        && let Some(lost) = LOST.get_ptr_mut(index)
     {
         // SAFETY: an element of a per-CPU array belongs to this CPU while the program runs.
         unsafe { *lost += 1 };
@@ -41,18 +62,18 @@ fn send<T>(record: &T, bytes: usize) {
 
 /// Sends a record of fixed size.
 #[inline(always)]
-pub(crate) fn send_fixed<T>(record: &T) {
-    send(record, size_of::<T>());
+pub(crate) fn send_fixed<T>(to: To, record: &T) {
+    send(to, record, size_of::<T>());
 }
 
 /// Sends a record whose last field is `path`, without the unused end of it.
 #[inline(always)]
-pub(crate) fn send_with_path<T>(record: &T, path: &PathBytes) {
+pub(crate) fn send_with_path<T>(to: To, record: &T, path: &PathBytes) {
     // Volatile, so that the bound below is checked on the very register that the helper gets.
     // SAFETY: a reference is valid for reading.
     let used = unsafe { core::ptr::read_volatile(&raw const path.len) } as usize;
     if used > PATH_CAPACITY {
         return;
     }
-    send(record, size_of::<T>() - PATH_CAPACITY + used);
+    send(to, record, size_of::<T>() - PATH_CAPACITY + used);
 }

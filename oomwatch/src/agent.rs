@@ -17,7 +17,7 @@ use crate::{
     correlate::{Correlator, Finding, Output, Subject},
     event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
     host::{HostRoot, memory::MemoryHierarchy, system},
-    observation::Observation,
+    observation::{Lost, LostRecords, Observation},
     registry::Registry,
     sinks::{self, stdout::Stdout},
     sources::kernel::{self, load::Sight},
@@ -88,11 +88,11 @@ impl Agent {
     }
 
     fn learn_existing_cgroups(&mut self) {
-        let Some(hierarchy) = &self.hierarchy else { return };
-        for counters in hierarchy.scan() {
+        let scanned = self.hierarchy.as_ref().map(MemoryHierarchy::scan);
+        for counters in scanned.into_iter().flatten() {
             self.registry.found(&counters);
-            let nothing_to_say = self.correlator.observe(Observation::Counters(counters));
-            debug_assert!(nothing_to_say.is_empty(), "no question was raised yet");
+            let outputs = self.correlator.observe(Observation::Counters(counters));
+            self.take(outputs);
         }
     }
 
@@ -121,6 +121,7 @@ impl Agent {
         match &observation {
             Observation::CgroupMade(change) => self.registry.made(change),
             Observation::CgroupRemoved(change) => self.registry.removed(change),
+            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn_existing_cgroups(),
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
         }
@@ -155,14 +156,15 @@ impl Agent {
     }
 
     fn report(&mut self, mut finding: Finding) {
+        let now_ns = clock::boot_ns();
         let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth);
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
-            kill.latency_seconds = Duration::from_nanos(clock::boot_ns().saturating_sub(finding.boot_ns)).as_secs_f64();
+            kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
         }
         let workload = known.map(|(workload, _)| workload);
-        let timestamp = clock::wall_time(finding.boot_ns.max(1));
+        let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {
             schema: SCHEMA,
             seq,
@@ -210,7 +212,7 @@ impl Agent {
     fn emit(&mut self, event: impl FnOnce(u64, Arc<str>) -> Event) {
         let lost = self.stdout.take_lost();
         if lost > 0 {
-            self.report_own(Body::Loss(Loss { stage: LossStage::Sink, lost }), Severity::Critical);
+            self.report_own(Body::Loss(Loss { stage: LossStage::Sink, lost, records: None }), Severity::Critical);
         }
         self.seq += 1;
         let event = event(self.seq, Arc::clone(&self.boot_id));

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::workload::{LimitOwner, Workload};
+use crate::{
+    observation::LostRecords,
+    workload::{LimitOwner, Workload},
+};
 
 /// Version of the shape of an event.
 pub const SCHEMA: u8 = 1;
@@ -267,6 +270,9 @@ pub struct Loss {
     pub stage: LossStage,
     /// How many.
     pub lost: u64,
+    /// What they were about, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<LostRecords>,
 }
 
 /// The agent watches from now on.

@@ -14,7 +14,6 @@ use crate::config::OutputFormat;
 pub fn start(format: OutputFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("OOMWATCH_LOG").unwrap_or_else(|_unset| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    tracing_log::LogTracer::init().context("take over the log of aya and the eBPF program")?;
     match format {
         OutputFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
         OutputFormat::Json => log.json().flatten_event(true).try_init(),

@@ -18,9 +18,28 @@ pub enum Observation {
     /// Counters of a memcg, read from its files.
     Counters(Counters),
     /// Records were lost on their way from the kernel.
-    Lost(u64),
+    Lost(Lost),
     /// A record could not be decoded; the reason.
     Undecodable(String),
+}
+
+/// Records lost on their way from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// What they were about.
+    pub records: LostRecords,
+    /// How many.
+    pub count: u64,
+}
+
+/// What lost records were about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LostRecords {
+    /// Victims, or ends of runs of the OOM killer.
+    Oom,
+    /// Cgroups made or removed, or futile reclaim: names may be missing, kills are not.
+    Cgroup,
 }
 
 /// What a source can see, so far as conclusions depend on it.

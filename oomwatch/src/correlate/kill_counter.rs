@@ -25,7 +25,10 @@ pub(super) struct KillCounters {
 impl KillCounters {
     /// A new memcg has killed nothing.
     pub(super) fn made(&mut self, memcg: MemcgId, boot_ns: u64) {
-        self.remember(memcg, Reading { boot_ns, kills: 0 });
+        // The news of its birth may come after that of a kill in it: they travel in different rings.
+        if !self.last.contains_key(&memcg) {
+            self.remember(memcg, Reading { boot_ns, kills: 0 });
+        }
     }
 
     /// Ids are not used again within a boot.

@@ -11,13 +11,13 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
-    observation::{MemcgId, Observation, SourceFacts},
+    observation::{LostRecords, MemcgId, Observation, SourceFacts},
 };
 
 /// Something that happened, not yet numbered and not yet described.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// When, by `CLOCK_BOOTTIME` in nanoseconds.
+    /// When, by `CLOCK_BOOTTIME` in nanoseconds; 0 where only the moment of its report is known.
     pub boot_ns: u64,
     /// What.
     pub body: Body,
@@ -98,8 +98,8 @@ impl Correlator {
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Lost(lost) => out.push(found(loss(lost))),
-            Observation::Undecodable(_) => out.push(found(loss(1))),
+            Observation::Lost(lost) => out.push(found(loss(Some(lost.records), lost.count))),
+            Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
         out
     }
@@ -136,10 +136,10 @@ fn found(finding: Finding) -> Output {
     Output::Found(Box::new(finding))
 }
 
-fn loss(lost: u64) -> Finding {
+fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
     Finding {
         boot_ns: 0,
-        body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost }),
+        body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost, records }),
         severity: Severity::Critical,
         source: Source::Bpf,
         confidence: Confidence::Exact,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     event::{OomKill, OomMemcgConfidence, Scope},
-    observation::{CgroupChange, Counters, FutileReclaim, Level, Run, RunEnded, Victim, VictimMemory},
+    observation::{CgroupChange, Counters, FutileReclaim, Level, Lost, Run, RunEnded, Victim, VictimMemory},
 };
 
 const MIB: u64 = 1 << 20;
@@ -286,8 +286,12 @@ fn pressure_that_is_relieved_is_nothing() {
 
 #[test]
 fn losses_are_told_with_their_number() {
-    let found = observe(&mut correlator(EXACT), Observation::Lost(3)).pop().unwrap();
-    assert!(matches!(found.body, Body::Loss(Loss { stage: LossStage::Ringbuf, lost: 3 })));
+    let found =
+        observe(&mut correlator(EXACT), Observation::Lost(Lost { records: LostRecords::Oom, count: 3 })).pop().unwrap();
+    assert!(matches!(
+        found.body,
+        Body::Loss(Loss { stage: LossStage::Ringbuf, lost: 3, records: Some(LostRecords::Oom) })
+    ));
     let found = observe(&mut correlator(EXACT), Observation::Undecodable("x".into())).pop().unwrap();
     assert!(matches!(found.body, Body::Loss(Loss { lost: 1, .. })));
 }

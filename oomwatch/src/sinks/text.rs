@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::{
     event::{AgentStarted, Body, Event, LossStage, Memcg, OomKill, OomMemcgConfidence, Role, Scope, Severity},
+    observation::LostRecords,
     workload::{LimitOwner, Workload},
 };
 
@@ -85,6 +86,7 @@ impl Line {
             Body::Loss(loss) => {
                 self.field("stage", stage(loss.stage));
                 self.field("lost", loss.lost);
+                self.option("records", loss.records.map(records));
             }
             Body::AgentStarted(agent) => self.agent_started(agent),
             Body::AgentStopped(agent) => self.field("version", agent.version),
@@ -138,6 +140,13 @@ fn stage(stage: LossStage) -> &'static str {
         LossStage::Ringbuf => "ringbuf",
         LossStage::Queue => "queue",
         LossStage::Sink => "sink",
+    }
+}
+
+fn records(records: LostRecords) -> &'static str {
+    match records {
+        LostRecords::Oom => "oom",
+        LostRecords::Cgroup => "cgroup",
     }
 }
 

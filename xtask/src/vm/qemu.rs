@@ -32,12 +32,12 @@ pub(super) fn boot(kernel: &Path, archive: &Path, console: &Path, filter: Option
     let filter = filter.unwrap_or_default();
     ensure!(!filter.contains(char::is_whitespace), "a filter with a space cannot be passed to the guest");
     // panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What
-    // comes after `--` are arguments of the first process. One CPU: with two, emulated kernels
-    // panic now and then while they patch their own text.
+    // comes after `--` are arguments of the first process. Without cx16, because QEMU 7.2 sometimes leaves garbage
+    // in the flags after the allocator's cmpxchg16b, and then the kernel panics.
     let append = format!("console=ttyS0 quiet panic=-1 -- {filter}");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-display", "none", "-accel", "tcg", "-smp", "1"])
+        .args(["-display", "none", "-accel", "tcg", "-cpu", "qemu64,-cx16", "-smp", "1"])
         .args(["-m", MEMORY, "-append", &append])
         .arg("-kernel")
         .arg(kernel)

@@ -45,8 +45,10 @@ pub(crate) enum LoadError {
 pub(crate) struct Loaded {
     /// Keeps programs and links alive.
     pub(crate) ebpf: Ebpf,
-    /// Records.
-    pub(crate) events: RingBuf<MapData>,
+    /// Victims and ends of runs.
+    pub(crate) ooms: RingBuf<MapData>,
+    /// Cgroups and futile reclaim.
+    pub(crate) changes: RingBuf<MapData>,
     /// Lost records by CPU.
     pub(crate) lost: PerCpuArray<MapData, u64>,
     /// The memory cgroups.
@@ -93,13 +95,14 @@ pub(crate) fn load(hierarchy: Option<&MemoryHierarchy>, withheld: &[String]) -> 
     if attached.victim.is_none() {
         return Err(LoadError::NoVictim(reasons(&attached)));
     }
-    let events = take_map(&mut ebpf, "EVENTS")?;
+    let ooms = take_map(&mut ebpf, "OOMS")?;
+    let changes = take_map(&mut ebpf, "CHANGES")?;
     let lost = take_map(&mut ebpf, "LOST")?;
     let page_bytes = rustix::param::page_size() as u64;
     let decoder = Decoder { page_bytes, sees_killing: attached.sees_killing, trace };
     let sight = sight(layout.as_ref(), attached, degraded);
     give_memory_back();
-    Ok(Loaded { ebpf, events, lost, hierarchy: hierarchy.cloned(), decoder, sight })
+    Ok(Loaded { ebpf, ooms, changes, lost, hierarchy: hierarchy.cloned(), decoder, sight })
 }
 
 /// Linux before 5.11 charges maps to `RLIMIT_MEMLOCK`. Where it may not be raised, loading says so itself.

@@ -30,6 +30,8 @@ pub enum RecordKind {
     Pressure = 5,
     /// [`TraceRecord`]: a task was marked as an OOM victim, on a kernel without BTF.
     Trace = 6,
+    /// [`ExecRecord`]: a process that may be a gVisor sentry began a program.
+    Exec = 7,
 }
 
 /// First bytes of every record.
@@ -229,7 +231,20 @@ pub struct TraceRecord {
     pub bytes: [u8; TRACE_BYTES],
 }
 
+/// A process that may be a gVisor sentry began a program: its name says no more than that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExecRecord {
+    /// Kind [`RecordKind::Exec`].
+    pub header: RecordHeader,
+    /// Process id.
+    pub tgid: u32,
+    /// Padding, 0.
+    pub reserved: u32,
+}
+
 const _: () = {
+    assert!(size_of::<ExecRecord>() == 24);
     assert!(size_of::<TraceRecord>() == 40 + TRACE_BYTES);
     assert!(size_of::<RecordHeader>() == 16);
     assert!(size_of::<MemcgRef>() == 16);

@@ -7,6 +7,7 @@
 #![no_main]
 
 mod cgroup_lifecycle;
+mod exec;
 mod kernel;
 mod maps;
 mod mark_victim;

@@ -17,6 +17,8 @@ pub enum Observation {
     FutileReclaim(FutileReclaim),
     /// Counters of a memcg, read from its files.
     Counters(Counters),
+    /// A process that may be a gVisor sentry began a program; its id.
+    Exec(u32),
     /// Records were lost on their way from the kernel.
     Lost(Lost),
     /// A record could not be decoded; the reason.

@@ -27,9 +27,17 @@ const LOOKS_AT_ONCE: usize = 16;
 #[derive(Debug)]
 struct Entry {
     path: CgroupPath,
-    /// What is known of the workload; `None` until it was first looked at.
-    workload: Option<Arc<Workload>>,
+    /// `None` until it was first looked at.
+    known: Option<Known>,
     looks: usize,
+}
+
+/// What a look told.
+#[derive(Debug, Clone)]
+struct Known {
+    workload: Workload,
+    /// Depth of the container's own cgroup.
+    container_depth: Option<usize>,
 }
 
 /// All cgroups of the memory hierarchy.
@@ -38,7 +46,7 @@ pub(crate) struct Registry {
     root: HostRoot,
     hierarchy: Option<MemoryHierarchy>,
     entries: HashMap<MemcgId, Entry>,
-    /// Ids by path, of the living.
+    /// Ids by path; where a path was used again, the newest.
     by_path: HashMap<CgroupPath, MemcgId>,
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
@@ -70,17 +78,12 @@ impl Registry {
 
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
         self.by_path.insert(path.clone(), memcg);
-        self.entries.entry(memcg).or_insert(Entry { path, workload: None, looks: 0 });
+        self.entries.entry(memcg).or_insert(Entry { path, known: None, looks: 0 });
         self.due.insert((look_ns, memcg));
     }
 
     /// A cgroup was removed: it stays known for [`KEEP_REMOVED_NS`].
     pub(crate) fn removed(&mut self, change: &CgroupChange) {
-        if let Some(entry) = self.entries.get(&change.memcg)
-            && self.by_path.get(&entry.path) == Some(&change.memcg)
-        {
-            self.by_path.remove(&entry.path);
-        }
         self.removed.push_back((change.boot_ns, change.memcg));
         while self.removed.len() > MAX_REMOVED {
             self.forget_oldest();
@@ -89,7 +92,13 @@ impl Registry {
 
     fn forget_oldest(&mut self) {
         if let Some((_, memcg)) = self.removed.pop_front() {
-            self.entries.remove(&memcg);
+            let entry = self.entries.remove(&memcg);
+            // A newer cgroup may have taken the path.
+            if let Some(path) = entry.map(|entry| entry.path)
+                && self.by_path.get(&path) == Some(&memcg)
+            {
+                self.by_path.remove(&path);
+            }
         }
     }
 
@@ -101,41 +110,50 @@ impl Registry {
     /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
     pub(crate) fn workload(&mut self, subject: &Subject) -> Option<(Arc<Workload>, Option<usize>)> {
         let path = subject.path.clone().or_else(|| self.path(subject.memcg).cloned())?;
-        let container = self.container(&path);
-        let owner = container.as_ref().unwrap_or(&path);
-        let known = self.by_path.get(owner).copied().unwrap_or(subject.memcg);
-        let known = self.entries.get(&known).and_then(|entry| entry.workload.clone());
-        let mut workload = match known {
-            Some(known) if is_complete(&known) => (*known).clone(),
-            known => {
-                let looked = self.look(owner);
-                known.filter(|known| !tells_more(&looked, known)).map_or(looked, |known| (*known).clone())
-            }
-        };
-        let depth = container.map(|container| container.depth());
-        let depth = depth.or_else(|| workload.container_id.is_some().then(|| path.depth()));
+        let owner = self.owner(subject.memcg, &path);
+        let owner_path = owner.and_then(|owner| self.path(owner)).unwrap_or(&path).clone();
+        let Known { mut workload, container_depth } = self.known(owner, &owner_path);
         workload.cgroup_path = Some(crate::workload::escape::escape(path.as_bytes()));
         workload.cgroup_id = Some(subject.memcg.id);
         workload.cgroup_version = self.hierarchy.as_ref().map(|hierarchy| hierarchy.version);
-        Some((Arc::new(workload), depth))
+        Some((Arc::new(workload), container_depth))
     }
 
-    /// The cgroup of the outermost container around `path`: by the path's own form, or by what its files said when
-    /// it was looked at (a runtime used by hand names its cgroup as it likes).
-    fn container(&self, path: &CgroupPath) -> Option<CgroupPath> {
-        let by_form = CgroupIdentity::of(path.as_bytes()).container_depth.unwrap_or(usize::MAX);
-        let by_files = (1..=path.depth()).find(|depth| {
-            let memcg = path.ancestor(*depth).and_then(|ancestor| self.by_path.get(&ancestor));
-            let entry = memcg.and_then(|memcg| self.entries.get(memcg));
-            entry.and_then(|entry| entry.workload.as_ref()).is_some_and(|known| known.container_id.is_some())
+    /// The cgroup whose description holds: that of the outermost container around `path`, by the path's own form or
+    /// by what its files said (a runtime used by hand names its cgroup as it likes); else the cgroup itself.
+    fn owner(&self, memcg: MemcgId, path: &CgroupPath) -> Option<MemcgId> {
+        let own = self.entries.contains_key(&memcg).then_some(memcg);
+        let by_form = CgroupIdentity::of(path.as_bytes()).container_depth;
+        let containers = (1..path.depth()).find_map(|depth| {
+            let ancestor = *self.by_path.get(&path.ancestor(depth)?)?;
+            let known = self.entries.get(&ancestor)?.known.as_ref();
+            let by_files = known.and_then(|known| known.container_depth);
+            (by_form == Some(depth) || by_files == Some(depth)).then_some(ancestor)
         });
-        path.ancestor(by_form.min(by_files.unwrap_or(usize::MAX)))
+        containers.or(own)
     }
 
-    fn look(&self, path: &CgroupPath) -> Workload {
+    /// What is known of a cgroup, after another look where that may tell more.
+    fn known(&mut self, memcg: Option<MemcgId>, path: &CgroupPath) -> Known {
+        let entry = memcg.and_then(|memcg| self.entries.get(&memcg));
+        if let Some(known) = entry.filter(|entry| entry.is_final()).and_then(|entry| entry.known.clone()) {
+            return known;
+        }
+        let looked = self.look(path);
+        match memcg.and_then(|memcg| self.entries.get_mut(&memcg)) {
+            Some(entry) => entry.learn(looked).clone(),
+            None => looked,
+        }
+    }
+
+    fn look(&self, path: &CgroupPath) -> Known {
         let identity = CgroupIdentity::of(path.as_bytes());
         let process = self.hierarchy.as_ref().and_then(|all| all.first_process(path));
-        containers::describe(&self.root, &identity, path.as_bytes(), process).workload
+        let found = containers::describe(&self.root, &identity, path.as_bytes(), process);
+        for problem in &found.problems {
+            tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
+        }
+        Known { workload: found.workload, container_depth: found.container_depth }
     }
 
     /// Looks at the cgroups whose time has come, and forgets those removed long ago.
@@ -158,10 +176,8 @@ impl Registry {
         let looked = self.look(&path);
         let Some(entry) = self.entries.get_mut(&memcg) else { return };
         entry.looks += 1;
-        let complete = is_complete(&looked);
-        if entry.workload.as_ref().is_none_or(|known| tells_more(&looked, known)) {
-            entry.workload = Some(Arc::new(looked));
-        }
+        let known = entry.learn(looked);
+        let complete = is_complete(&known.workload);
         if let (false, Some(after)) = (complete, LOOK_AFTER_NS.get(entry.looks)) {
             self.due.insert((due_ns.saturating_add(*after), memcg));
         }
@@ -175,7 +191,25 @@ impl Registry {
     }
 }
 
-/// Nothing more is to be learnt of it.
+impl Entry {
+    /// Another look would tell nothing new.
+    fn is_final(&self) -> bool {
+        let complete = self.known.as_ref().is_some_and(|known| is_complete(&known.workload));
+        complete || self.looks >= LOOK_AFTER_NS.len()
+    }
+
+    /// Keeps what tells more: the files of a container vanish with it.
+    fn learn(&mut self, looked: Known) -> &Known {
+        let old = self.known.take();
+        let kept = match old {
+            Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,
+            _ => looked,
+        };
+        self.known.insert(kept)
+    }
+}
+
+/// All that an engine writes down is known.
 fn is_complete(workload: &Workload) -> bool {
     workload.container_name.is_some() && workload.image.is_some()
 }
@@ -193,8 +227,4 @@ fn known_fields(workload: &Workload) -> usize {
     ];
     let runtime = usize::from(workload.runtime != crate::workload::Runtime::Unknown);
     fields.into_iter().flatten().count() + runtime
-}
-
-fn tells_more(new: &Workload, old: &Workload) -> bool {
-    known_fields(new) > known_fields(old)
 }

@@ -117,17 +117,9 @@ fn page_bytes() -> usize {
 /// Fills pipes: memory of the kernel, charged to the cgroup of whoever writes, whoever owns the address space. Says
 /// `refused` where the kernel has no more of it.
 fn fill_pipes(mib: usize) -> io::Result<()> {
-    for _ in 0..mib {
-        let (_reader, writer) = process::pipe(MIB)?;
-        let block = vec![1; CHUNK];
-        for _ in 0..MIB / CHUNK {
-            if let Err(error) = process::write_all(writer, &block) {
-                return match error.raw_os_error() {
-                    Some(libc::ENOMEM) => say("refused"),
-                    _ => Err(error),
-                };
-            }
-        }
+    match (0..mib).try_for_each(|_| process::fill_pipe(MIB)) {
+        Ok(()) => say("filled"),
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => say("refused"),
+        Err(error) => Err(error),
     }
-    say("filled")
 }

@@ -35,18 +35,18 @@ pub(crate) fn read_byte() -> io::Result<()> {
     if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A pipe that holds so many bytes: reading and writing end, open for as long as the process lives.
-pub(crate) fn pipe(bytes: usize) -> io::Result<(RawFd, RawFd)> {
+/// Fills a pipe that holds so many bytes, and leaves it open for as long as the process lives.
+pub(crate) fn fill_pipe(bytes: usize) -> io::Result<()> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for two descriptors.
     checked(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK) })?;
-    let bytes = i32::try_from(bytes).map_err(io::Error::other)?;
+    let size = i32::try_from(bytes).map_err(io::Error::other)?;
     // SAFETY: the call has no precondition.
-    checked(unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, bytes) })?;
-    Ok(ends.into())
+    checked(unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, size) })?;
+    write_all(ends[1], &vec![1; bytes])
 }
 
-pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         // SAFETY: pointer and length are those of a slice.
         let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };

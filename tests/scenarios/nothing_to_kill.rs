@@ -104,7 +104,7 @@ fn a_limit_at_which_reclaim_finds_enough_is_not_reported() {
     let mut hog = Hog::ready_in(&cgroup, ["eat=12".into(), read, "say=read".into(), "wait".into()]);
     hog.go();
     hog.wait_until_it_says("read");
-    let hits = if memory_cgroup_version() == 1 {
+    let hits: u64 = if memory_cgroup_version() == 1 {
         cgroup.read("memory.failcnt").trim().parse().unwrap()
     } else {
         cgroup.counter("memory.events", "max")

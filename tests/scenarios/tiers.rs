@@ -35,7 +35,7 @@ fn without_fentry_and_kprobes_the_limit_is_inferred_and_says_so() {
 #[test]
 fn without_btf_the_victim_is_reported_and_what_is_not_known_is_absent() {
     require!(Agent);
-    let (_cgroup, pid, _, events) = kill_seen_without("btf");
+    let (cgroup, pid, _, events) = kill_seen_without("btf");
     assert_eq!(events[0].text("/tier"), Some("bpf+record"));
     assert!(events[0].field("/degraded").is_some_and(|reasons| reasons.to_string().contains("BTF")));
     let kills = events.of_kind("oom_kill");
@@ -46,7 +46,12 @@ fn without_btf_the_victim_is_reported_and_what_is_not_known_is_absent() {
     assert_eq!(kill.number("/victim/uid"), Some(0), "{kill}");
     let anon = kill.number("/memory/anon_rss_bytes").unwrap();
     assert!((12 << 20..=16 << 20).contains(&anon), "{kill}");
-    for unknown in ["/task_memcg", "/oom_memcg", "/oom_memcg_confidence", "/limit_owner", "/constraint", "/workload"] {
+    // Where the victim still is when the agent looks into /proc its cgroup is found, else it is absent.
+    let path = kill.text("/task_memcg/path");
+    assert!(path.is_none() || path == cgroup.path().to_str(), "{kill}");
+    assert_eq!(kill.text("/workload/cgroup_path"), path, "{kill}");
+    assert!(path.is_none() || kill.number("/task_memcg/id") == Some(cgroup.id()), "{kill}");
+    for unknown in ["/oom_memcg", "/oom_memcg_confidence", "/limit_owner", "/constraint"] {
         assert_eq!(kill.field(unknown), None, "{unknown} of {kill}");
     }
     assert_eq!(kill.number("/trigger/pid"), Some(pid.into()), "{kill}");

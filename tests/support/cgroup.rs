@@ -54,6 +54,11 @@ pub fn memory_cgroup_version() -> u8 {
     memory_hierarchy().expect("a memory cgroup hierarchy").version
 }
 
+/// Whether memory can go elsewhere, so that a limit must bind that too.
+pub(crate) fn host_swaps() -> bool {
+    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
 /// A name that nothing else on this machine has.
 pub fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -120,12 +125,14 @@ impl Cgroup {
     pub fn limited_to_mib(mut self, mib: u64) -> Self {
         let bytes = mib * MIB;
         self.limit_bytes = Some(bytes);
-        if memory_cgroup_version() == 1 {
-            self.write("memory.limit_in_bytes", &bytes.to_string());
-            self.write_if_there("memory.memsw.limit_in_bytes", &bytes.to_string());
+        let (limit, swap, swap_value) = if memory_cgroup_version() == 1 {
+            ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", bytes)
         } else {
-            self.write("memory.max", &bytes.to_string());
-            self.write_if_there("memory.swap.max", "0");
+            ("memory.max", "memory.swap.max", 0)
+        };
+        self.write(limit, &bytes.to_string());
+        if host_swaps() {
+            self.write(swap, &swap_value.to_string());
         }
         self
     }
@@ -166,12 +173,6 @@ impl Cgroup {
     pub fn write(&self, file: &str, value: &str) {
         let file = self.folder.join(file);
         fs::write(&file, value).unwrap_or_else(|error| panic!("write {value} to {}: {error}", file.display()));
-    }
-
-    fn write_if_there(&self, file: &str, value: &str) {
-        if self.folder.join(file).exists() {
-            self.write(file, value);
-        }
     }
 
     /// Reads one of its files.

@@ -2,15 +2,18 @@
 
 use std::{
     fs::{self, File},
+    io,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, ExitStatus},
 };
 
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use serde_json::{Value, json};
 
 use crate::{
     Cgroup, Rootfs,
-    cgroup::memory_hierarchy,
+    cgroup::{host_swaps, memory_hierarchy},
     dialog::Dialog,
     program::{run, succeed},
     rootfs::HOG,
@@ -27,6 +30,15 @@ pub enum Runtime {
 }
 
 impl Runtime {
+    fn command(self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.name());
+        command.args(arguments);
+        if self == Self::Crun {
+            hide_cgroup2_from_crun(&mut command);
+        }
+        command
+    }
+
     /// Its program, which is also its name in events.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,8 +67,8 @@ impl Container {
         let config = configuration(&id, limit_mib << 20, steps);
         fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
         let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
-        let mut command = Command::new(runtime.name());
-        command.args(["run", "--bundle"]).arg(rootfs.folder()).arg(&id).stderr(log);
+        let mut command = runtime.command(&["run", "--bundle"]);
+        command.arg(rootfs.folder()).arg(&id).stderr(log);
         let dialog = Dialog::start(&mut command);
         // From here on the container is deleted, whatever fails below.
         let mut container = Self { runtime, init: 0, cgroup: Cgroup::of_nobody(&id), id, dialog, rootfs };
@@ -93,7 +105,7 @@ impl Container {
 
     /// What the runtime says of it.
     pub fn state(&self) -> Value {
-        let text = succeed(Command::new(self.runtime.name()).args(["state", &self.id]));
+        let text = succeed(&mut self.runtime.command(&["state", &self.id]));
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("the state {text}: {error}"))
     }
 
@@ -105,7 +117,7 @@ impl Container {
     /// Deletes it now, with its cgroup and its state.
     pub fn delete(&mut self) {
         // Fails where it is gone already.
-        drop(run(Command::new(self.runtime.name()).args(["delete", "--force", &self.id])));
+        drop(run(&mut self.runtime.command(&["delete", "--force", &self.id])));
         self.dialog.wait();
     }
 }
@@ -113,7 +125,7 @@ impl Container {
 impl Drop for Container {
     #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
     fn drop(&mut self) {
-        drop(run(Command::new(self.runtime.name()).args(["delete", "--force", &self.id])));
+        drop(run(&mut self.runtime.command(&["delete", "--force", &self.id])));
         if std::thread::panicking() {
             let log = fs::read_to_string(self.rootfs.folder().join("log")).unwrap_or_default();
             eprintln!("--- log of {}:\n{log}", self.runtime.name());
@@ -159,8 +171,27 @@ fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
 }
 
 fn memory(limit_bytes: u64) -> Value {
+    if host_swaps() { json!({ "limit": limit_bytes, "swap": limit_bytes }) } else { json!({ "limit": limit_bytes }) }
+}
+
+/// Where cgroup v2 has a controller beside cgroup v1, crun refuses to work; so there it is not shown cgroup v2.
+fn hide_cgroup2_from_crun(command: &mut Command) {
     let hierarchy = memory_hierarchy().expect("a memory cgroup hierarchy");
-    // Without this file a limit of swap is refused.
-    let no_swap_limit = hierarchy.version == 1 && !hierarchy.mount.join("memory.memsw.limit_in_bytes").exists();
-    if no_swap_limit { json!({ "limit": limit_bytes }) } else { json!({ "limit": limit_bytes, "swap": limit_bytes }) }
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    let controllers = fs::read_to_string(unified.join("cgroup.controllers")).unwrap_or_default();
+    if hierarchy.version == 2 || controllers.trim().is_empty() {
+        return;
+    }
+    let unmount_for_itself = || {
+        unshare(libc::CLONE_NEWNS)?;
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        Ok(unmount(c"/sys/fs/cgroup/unified", UnmountFlags::DETACH)?)
+    };
+    // SAFETY: between fork and exec the closure makes only system calls and allocates nothing.
+    unsafe { command.pre_exec(unmount_for_itself) };
+}
+
+fn unshare(what: i32) -> io::Result<()> {
+    // SAFETY: the call takes a number; the process has one thread after the fork.
+    if unsafe { libc::unshare(what) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -41,6 +41,7 @@ impl Dockerd {
         let socket = format!("unix://{}", at("sock"));
         let log = File::create(at("log")).expect("make the daemon's log");
         let parents = missing_parents("docker");
+        fs::write(at("daemon.json"), "{}").expect("write the daemon's configuration");
         let child = Command::new("dockerd")
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])

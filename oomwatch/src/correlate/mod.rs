@@ -98,6 +98,7 @@ impl Correlator {
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
+            Observation::Exec(_) => {}
             Observation::Lost(lost) => out.push(found(loss(Some(lost.records), lost.count))),
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }

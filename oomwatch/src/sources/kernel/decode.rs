@@ -1,7 +1,7 @@
 //! Bytes of the ring buffer to observations. Pure: lengths are checked, sizes turned from pages into bytes.
 
 use oomwatch_common::{
-    CgroupRecord, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes,
+    CgroupRecord, ExecRecord, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes,
     PressureRecord, RecordHeader, RecordKind, TraceRecord,
 };
 use thiserror::Error;
@@ -62,6 +62,8 @@ unsafe impl Record for CgroupRecord {}
 unsafe impl Record for PressureRecord {}
 // SAFETY: `repr(C)`, integers only.
 unsafe impl Record for TraceRecord {}
+// SAFETY: `repr(C)`, integers only.
+unsafe impl Record for ExecRecord {}
 
 /// Copies a record out of `bytes`, of which the first `need` must be there; what is missing behind them is zero.
 fn read<T: Record>(kind: u32, bytes: &[u8], need: usize) -> Result<Box<T>, DecodeError> {
@@ -98,6 +100,8 @@ impl Decoder {
             Ok(Observation::CgroupRemoved(cgroup_change(&*read_with_path(kind, bytes)?)))
         } else if kind == RecordKind::Pressure as u32 {
             Ok(Observation::FutileReclaim(self.futile_reclaim(&*read_with_path(kind, bytes)?)))
+        } else if kind == RecordKind::Exec as u32 {
+            Ok(Observation::Exec(read::<ExecRecord>(kind, bytes, size_of::<ExecRecord>())?.tgid))
         } else if let (true, Some(format)) = (kind == RecordKind::Trace as u32, &self.trace) {
             Ok(Observation::Victim(Box::new(format.victim(&*read(kind, bytes, size_of::<TraceRecord>())?))))
         } else {

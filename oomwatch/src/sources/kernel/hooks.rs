@@ -84,6 +84,42 @@ const VICTIM: FunctionHook = FunctionHook {
     without: "no kill is seen",
 };
 
+/// A tracepoint hooked raw.
+#[derive(Clone, Copy)]
+struct RawHook {
+    target: &'static str,
+    tracepoint: &'static str,
+    program: &'static str,
+    gives: &'static str,
+    without: &'static str,
+}
+
+const MKDIR: RawHook = RawHook {
+    target: "cgroup:cgroup_mkdir",
+    tracepoint: "cgroup_mkdir",
+    program: "cgroup_mkdir",
+    gives: "names a cgroup after it is gone",
+    without: "a workload whose cgroup is gone may stay without its name",
+};
+const RMDIR: RawHook =
+    RawHook { target: "cgroup:cgroup_rmdir", tracepoint: "cgroup_rmdir", program: "cgroup_rmdir", ..MKDIR };
+const RECLAIM: RawHook = RawHook {
+    target: "vmscan:mm_vmscan_memcg_reclaim_end",
+    tracepoint: "mm_vmscan_memcg_reclaim_end",
+    program: "memcg_reclaim_end",
+    gives: "counts reclaim that reclaims nothing",
+    without: "no pressure signal, and no question is raised about a limit hit without a kill",
+};
+/// Linux 7.2 names the memcg.
+const RECLAIM_NAMED: RawHook = RawHook { program: "memcg_reclaim_end_named", ..RECLAIM };
+const EXEC: RawHook = RawHook {
+    target: "sched:sched_process_exec",
+    tracepoint: "sched_process_exec",
+    program: "sched_process_exec",
+    gives: "finds a gVisor sandbox when it starts",
+    without: "a gVisor sandbox is found by the next scan only",
+};
+
 /// What is attached.
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
@@ -107,31 +143,17 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
         return attached;
     };
     let mut prober = Prober { ebpf, btf: None, withheld };
-    attach_lifecycle(&mut prober, &mut attached);
+    for hook in [MKDIR, RMDIR] {
+        attached.hooks.push(prober.raw_hook(hook));
+    }
     prober.kill_hooks(&mut attached, layout);
     prober.victim_hook(&mut attached, layout);
     prober.no_kill_hook(&mut attached, layout);
-    let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { "memcg_reclaim_end_named" } else { "memcg_reclaim_end" };
-    let outcome = prober.raw_tracepoint(reclaim, "mm_vmscan_memcg_reclaim_end");
-    attached.hooks.push(Hook {
-        target: "vmscan:mm_vmscan_memcg_reclaim_end",
-        gives: "counts reclaim that reclaims nothing",
-        without: "no pressure signal, and no question is raised about a limit hit without a kill",
-        outcome,
-    });
-    attached
-}
-
-fn attach_lifecycle(prober: &mut Prober<'_>, attached: &mut Attached) {
-    for (target, name) in [("cgroup:cgroup_mkdir", "cgroup_mkdir"), ("cgroup:cgroup_rmdir", "cgroup_rmdir")] {
-        let outcome = prober.raw_tracepoint(name, name);
-        attached.hooks.push(Hook {
-            target,
-            gives: "names a cgroup after it is gone",
-            without: "a workload whose cgroup is gone may stay without its name",
-            outcome,
-        });
+    let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { RECLAIM_NAMED } else { RECLAIM };
+    for hook in [reclaim, EXEC] {
+        attached.hooks.push(prober.raw_hook(hook));
     }
+    attached
 }
 
 /// Without BTF only the tracepoint's own record can be read.
@@ -233,6 +255,11 @@ impl Prober<'_> {
             program.load()?;
             program.attach(function, 0).map(drop)
         })
+    }
+
+    fn raw_hook(&mut self, hook: RawHook) -> Hook {
+        let RawHook { target, tracepoint, program, gives, without } = hook;
+        Hook { target, gives, without, outcome: self.raw_tracepoint(program, tracepoint) }
     }
 
     fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<&'static str, String> {

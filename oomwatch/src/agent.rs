@@ -15,9 +15,13 @@ use crate::{
     clock,
     config::Config,
     correlate::{Correlator, Finding, Output, Subject},
-    event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
+    event::{
+        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, OomOutcome, SCHEMA, Severity,
+        Source,
+    },
     host::{HostRoot, memory::MemoryHierarchy, system},
     observation::{Lost, LostRecords, Observation},
+    outcome::{Awaited, Outcomes},
     registry::Registry,
     sinks::{self, stdout::Stdout},
     sources::kernel::{self, load::Sight},
@@ -59,6 +63,7 @@ struct Agent {
     config: Config,
     hierarchy: Option<MemoryHierarchy>,
     correlator: Correlator,
+    outcomes: Outcomes,
     registry: Registry,
     stdout: Stdout,
     boot_id: Arc<str>,
@@ -72,6 +77,7 @@ impl Agent {
         Ok(Self {
             config: config.clone(),
             correlator: Correlator::new(sight.facts, &boot_id),
+            outcomes: Outcomes::default(),
             registry: Registry::new(root, hierarchy.clone()),
             stdout: Stdout::start()?,
             boot_id: boot_id.into(),
@@ -114,7 +120,10 @@ impl Agent {
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        [self.correlator.next_deadline(), self.registry.next_deadline()].into_iter().flatten().min()
+        [self.correlator.next_deadline(), self.outcomes.next_deadline(), self.registry.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -125,14 +134,27 @@ impl Agent {
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
         }
+        let removed = match &observation {
+            Observation::CgroupRemoved(change) => self.outcomes.removed(change.memcg),
+            _ => Vec::new(),
+        };
         let outputs = self.correlator.observe(observation);
         self.take(outputs);
+        for kill in removed {
+            self.report_outcome(kill, false);
+        }
     }
 
     fn tick(&mut self) {
         let now_ns = clock::boot_ns();
         let outputs = self.correlator.tick(now_ns);
         self.take(outputs);
+        for kill in self.outcomes.due(now_ns) {
+            let hierarchy = self.hierarchy.as_ref();
+            let survived =
+                hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(kill.container_id, &kill.container));
+            self.report_outcome(kill, survived);
+        }
         self.registry.tick(now_ns);
     }
 
@@ -163,6 +185,9 @@ impl Agent {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
             kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
         }
+        if let (Body::OomKill(_), Some(depth)) = (&finding.body, container_depth) {
+            self.await_outcome(&finding, depth);
+        }
         let workload = known.map(|(workload, _)| workload);
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {
@@ -176,6 +201,33 @@ impl Agent {
             confidence: finding.confidence,
             incident_id: finding.incident_id,
             workload,
+        });
+    }
+
+    /// Remembers to say what became of the container.
+    fn await_outcome(&mut self, kill: &Finding, container_depth: usize) {
+        let (Some(incident_id), Some(victim)) = (&kill.incident_id, &kill.subject) else { return };
+        let path = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned());
+        let Some(container) = path.and_then(|path| path.ancestor(container_depth)) else { return };
+        self.outcomes.killed(Awaited {
+            incident_id: incident_id.clone(),
+            victim: victim.clone(),
+            container_id: self.registry.id(&container),
+            container,
+            killed_ns: kill.boot_ns,
+        });
+    }
+
+    fn report_outcome(&mut self, kill: Awaited, container_survived: bool) {
+        self.report(Finding {
+            boot_ns: 0,
+            body: Body::OomOutcome(OomOutcome { container_survived, exit_code: None }),
+            severity: if container_survived { Severity::Warning } else { Severity::Critical },
+            source: Source::Cgroup,
+            confidence: Confidence::Exact,
+            incident_id: Some(kill.incident_id),
+            subject: Some(kill.victim),
+            limit_depth: None,
         });
     }
 

@@ -89,6 +89,8 @@ pub enum Body {
     OomKill(Box<OomKill>),
     /// A group kill ended.
     OomGroupKill(OomGroupKill),
+    /// What became of a container after a kill in it.
+    OomOutcome(OomOutcome),
     /// A limit was hit and nothing was killed.
     Oom(Oom),
     /// Events were lost.
@@ -239,6 +241,16 @@ pub struct OomGroupKill {
     /// The memcg whose limit was hit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_memcg: Option<Memcg>,
+}
+
+/// What became of a container after a kill in it, within two seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OomOutcome {
+    /// It still has processes.
+    pub container_survived: bool,
+    /// What it ended with, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }
 
 /// A limit was hit and nothing was killed.

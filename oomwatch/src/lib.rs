@@ -7,6 +7,7 @@
 //! - `sources`: each watches one thing and sends [`observation::Observation`]s. `sources::kernel` is the eBPF program.
 //! - [`agent`]: the only module that knows tasks and channels; wires the stages and owns start and stop.
 //! - [`correlate`]: a pure state machine; observations in, one [`correlate::Finding`] for each thing that happened out.
+//! - `outcome`: what became of a container after a kill in it.
 //! - `registry`: which workload a cgroup belongs to, also after its end; [`workload`] is the pure part of it.
 //! - [`event`]: what is reported, with the names of the interface.
 //! - [`sinks`]: events out.
@@ -24,6 +25,7 @@ pub mod event;
 pub mod host;
 pub mod log;
 pub mod observation;
+mod outcome;
 mod registry;
 pub mod sinks;
 mod sources;

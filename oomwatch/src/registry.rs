@@ -107,6 +107,11 @@ impl Registry {
         self.entries.get(&memcg).map(|entry| &entry.path)
     }
 
+    /// Id of the cgroup at a path, the newest.
+    pub(crate) fn id(&self, path: &CgroupPath) -> Option<MemcgId> {
+        self.by_path.get(path).copied()
+    }
+
     /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
     pub(crate) fn workload(&mut self, subject: &Subject) -> Option<(Arc<Workload>, Option<usize>)> {
         let path = subject.path.clone().or_else(|| self.path(subject.memcg).cloned())?;

@@ -114,12 +114,11 @@ fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096)
 }
 
-/// Fills pipes: memory of the kernel, charged to the cgroup of whoever writes, whoever owns the address space. Says
-/// `refused` where the kernel has no more of it.
+/// Fills pipes: memory of the kernel, charged to the cgroup of whoever writes, whoever owns the address space. Ends
+/// where the kernel has no more of it; saying so would take memory, too.
 fn fill_pipes(mib: usize) -> io::Result<()> {
     match (0..mib).try_for_each(|_| process::fill_pipe(MIB)) {
-        Ok(()) => say("filled"),
-        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => say("refused"),
-        Err(error) => Err(error),
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(()),
+        outcome => outcome,
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Step {
     Eat(Amount),
     /// `eat-shared=MIB`, `eat-shared=all`: shared memory, each page of it written to.
     EatShared(Amount),
-    /// `fill-pipes=MIB`: memory of the kernel; says `filled` or `refused`.
+    /// `fill-pipes=MIB`: memory of the kernel, until it refuses.
     FillPipes(usize),
     /// `read-file=FILE`: from its beginning to its end, keeping nothing.
     ReadFile(PathBuf),

@@ -45,5 +45,10 @@ fn five_hundred_kills_by_parallel_processes_are_reported_each_exactly_once_in_th
     assert_eq!(kills.len() as u64, counted, "reports and the kernel's own count");
     let right_limit = |kill: &&&Event| kill.number("/oom_memcg/id") == kill.number("/task_memcg/id");
     let wrong: Vec<_> = kills.iter().filter(|kill| !right_limit(kill)).collect();
-    assert!(wrong.is_empty(), "{} of {} name another limit than the one that was hit: {wrong:#?}", wrong.len(), kills.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} name another limit than the one that was hit: {wrong:#?}",
+        wrong.len(),
+        kills.len()
+    );
 }

@@ -1,15 +1,25 @@
 //! `cargo xtask`: everything a developer or CI does with this repository, one file per command.
 
+mod agent;
+mod bench;
+mod cgroup;
 mod check;
 mod compile;
+mod demo;
+mod interrupt;
+mod lines;
 mod process;
+mod record_btf;
 mod run;
 mod setup;
 mod test;
 mod toolchain;
 mod vm;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use xshell::Shell;
@@ -36,9 +46,24 @@ enum Command {
     Build,
     /// Build the agent and run it on this host, as root
     Run {
+        /// Make real out-of-memory kills in scratch containers, explain each event, clean up and end
+        #[arg(long, conflicts_with = "agent_args")]
+        demo: bool,
+        /// A ready agent, instead of one built now
+        #[arg(long, value_name = "FILE", hide = true, requires = "demo")]
+        agent: Option<PathBuf>,
         /// Arguments of `oomwatch run`
         #[arg(last = true)]
         agent_args: Vec<String>,
+    },
+    /// Measure the agent on this host, as root, and print a table: time to start, from kill to line, CPU, memory
+    Bench {
+        /// Shorter: less time idle, fewer kills
+        #[arg(long)]
+        quick: bool,
+        /// A ready agent, instead of one built now
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
     },
     /// Run every test: unit tests, scenarios on this host, scenarios in a virtual machine
     Test {
@@ -57,6 +82,13 @@ enum Command {
         /// Only tests whose name contains this
         #[arg(long)]
         filter: Option<String>,
+    },
+    /// Cut the BTF of a kernel down to a fixture of the unit tests
+    RecordBtf {
+        /// `/sys/kernel/btf/vmlinux`, or the section `.BTF` of a kernel
+        vmlinux_btf: PathBuf,
+        /// The fixture
+        out: PathBuf,
     },
 }
 
@@ -77,10 +109,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Setup { check: true, part } => setup::check(part),
         Command::Setup { check: false, part } => setup::setup(&sh, part),
         Command::Build => compile::agent(&sh).map(|_path| ()),
-        Command::Run { agent_args } => run::agent(&sh, &agent_args),
+        Command::Run { demo: true, agent, .. } => demo::demo(&sh, agent),
+        Command::Bench { quick, agent } => bench::bench(&sh, quick, agent),
+        Command::Run { agent_args, .. } => run::agent(&sh, &agent_args),
         Command::Test { no_vm, filter } => test::test(&sh, !no_vm, filter.as_deref()),
         Command::Check => check::check(&sh),
         Command::Vm { kernels, filter } => vm::vm(&sh, &kernels, filter.as_deref()),
+        Command::RecordBtf { vmlinux_btf, out } => record_btf::run(&vmlinux_btf, &out),
     }
 }
 

@@ -1,6 +1,11 @@
 //! Runs other programs, and speaks: the one place of xtask that prints.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    io::{self, Write as _},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -10,6 +15,11 @@ use crate::toolchain::in_path;
 #[expect(clippy::print_stderr, reason = "xtask talks to a person at a terminal")]
 pub(crate) fn say(line: &str) {
     eprintln!("{line}");
+}
+
+/// Prints a line of a command's result.
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{line}").context("write to standard output")
 }
 
 /// Runs a command with this process's input and output; a failure names the command.

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) enum Part {
     /// Building the agent
     Build,
+    /// `cargo xtask run --demo`
+    Demo,
     /// `cargo xtask check`
     Check,
     /// `cargo xtask test --no-vm`
@@ -43,6 +45,7 @@ enum Need {
 }
 
 const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
+const DEMO: &[Need] = &[Need::Package("busybox", "busybox-static"), Need::Package("runc", "runc")];
 const CHECK: &[Need] = &[Need::EbpfClippy, Need::Crate("cargo-deny", "0.20.2"), Need::Typos];
 const HOST_TEST: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
@@ -61,6 +64,7 @@ impl Part {
     fn needs(self) -> impl Iterator<Item = Need> {
         let lists: &[&[Need]] = match self {
             Self::Build => &[BUILD],
+            Self::Demo => &[BUILD, DEMO],
             Self::Check => &[BUILD, CHECK],
             Self::HostTest => &[BUILD, HOST_TEST],
             Self::Test => &[BUILD, HOST_TEST, VM],

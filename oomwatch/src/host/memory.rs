@@ -108,6 +108,30 @@ impl MemoryHierarchy {
         counters
     }
 
+    /// Whether this very cgroup still is and has a process, in itself or below.
+    pub fn is_populated(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
+        let Ok(folder) = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY) else { return false };
+        let same = rustix::fs::fstat(&folder).is_ok_and(|stat| memcg.is_none_or(|memcg| memcg.id == stat.st_ino));
+        same && if self.version == 1 { self.has_process(path) } else { self.says_populated(path) }
+    }
+
+    fn says_populated(&self, path: &CgroupPath) -> bool {
+        let text = self.root.read_bounded(&self.folder(path).join("cgroup.events"), MAX_COUNTER_FILE);
+        text.is_ok_and(|text| keyed(&text, b"populated") == Some(1))
+    }
+
+    /// Cgroup v1 says so of no cgroup but by its list of processes.
+    fn has_process(&self, path: &CgroupPath) -> bool {
+        let mut pending = vec![path.clone()];
+        while let Some(path) = pending.pop() {
+            if self.first_process(&path).is_some() {
+                return true;
+            }
+            pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
+        }
+        false
+    }
+
     /// A process of one cgroup, the first by the kernel's order.
     pub fn first_process(&self, path: &CgroupPath) -> Option<u32> {
         let text = self.root.read_bounded(&self.folder(path).join("cgroup.procs"), MAX_PROCESS_LIST).ok()?;

@@ -34,6 +34,8 @@ fn message(body: &Body) -> &'static str {
     match body {
         Body::OomKill(_) => "OOM kill detected",
         Body::OomGroupKill(_) => "OOM group kill ended",
+        Body::OomOutcome(outcome) if outcome.container_survived => "container survived the OOM kill",
+        Body::OomOutcome(_) => "container ended after the OOM kill",
         Body::Oom(_) => "OOM without a kill",
         Body::Loss(_) => "events were lost",
         Body::AgentStarted(_) => "oomwatch started",
@@ -79,6 +81,7 @@ impl Line {
                 self.field("victims", group.victims);
                 self.memcg(group.oom_memcg.as_ref());
             }
+            Body::OomOutcome(outcome) => self.option("exit_code", outcome.exit_code),
             Body::Oom(oom) => {
                 self.option("count", oom.count);
                 self.memcg(Some(&oom.oom_memcg));

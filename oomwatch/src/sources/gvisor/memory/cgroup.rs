@@ -1,0 +1,143 @@
+//! Charge of a memory cgroup that the kernel cannot take back before it has to kill.
+//!
+//! Reads `memory.usage_in_bytes` and `memory.stat` (cgroup v1) or `memory.current` and `memory.stat` (cgroup2).
+//!
+//! - Pages of files on the LRU lists are taken back, dirty ones after they are written, so they do not count. Those
+//!   locked in memory are on the unevictable list and do. tmpfs and memfd pages are on the lists of anonymous memory
+//!   and do.
+//! - Swapped-out memory is not charged to memory, neither here nor where the kernel enforces the limit.
+//! - Kernel memory counts. cgroup2 tells which of it shrinks under pressure (`slab_reclaimable`: inodes, directory
+//!   entries, buffer heads); v1 does not, and reads high by it: 2.7 % of file cache that was written on ext4.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::{HostError, HostRoot};
+
+/// Largest file read, bytes; `memory.stat` has 2 to 4 KiB.
+const MAX_FILE: usize = 1 << 16;
+
+/// Files of one memory cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CgroupFiles {
+    usage: PathBuf,
+    stat: PathBuf,
+    names: &'static Names,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    usage: &'static str,
+    /// Keys of `memory.stat` for what can be taken back. v1's without `total_` leave out the descendants.
+    reclaimable: &'static [&'static str],
+    /// The same, where this kernel has it.
+    optional: &'static [&'static str],
+}
+
+static V1: Names = Names {
+    usage: "memory.usage_in_bytes",
+    reclaimable: &["total_active_file", "total_inactive_file"],
+    optional: &[],
+};
+static V2: Names =
+    Names { usage: "memory.current", reclaimable: &["active_file", "inactive_file"], optional: &["slab_reclaimable"] };
+
+impl CgroupFiles {
+    /// Of the cgroup whose folder on the host this is; `version` 1 or 2.
+    pub(crate) fn new(folder: &Path, version: u8) -> Self {
+        let names = if version == 1 { &V1 } else { &V2 };
+        Self { usage: folder.join(names.usage), stat: folder.join("memory.stat"), names }
+    }
+
+    /// Charge without what can be taken back, bytes.
+    pub(crate) fn charge(&self, root: &HostRoot) -> Result<u64, HostError> {
+        let usage = root.read_bounded(&self.usage, MAX_FILE)?;
+        let usage = number(usage.trim_ascii()).ok_or_else(|| HostError::format(&self.usage, "not a number"))?;
+        let stat = root.read_bounded(&self.stat, MAX_FILE)?;
+        let reclaimable = self.names.reclaimable(&stat).map_err(|key| HostError::format(&self.stat, key))?;
+        // The two files are not of the same instant.
+        Ok(usage.saturating_sub(reclaimable))
+    }
+}
+
+impl Names {
+    /// What can be taken back, bytes; an error names the key that is missing or no number.
+    fn reclaimable(&self, stat: &[u8]) -> Result<u64, String> {
+        let mut sum = 0_u64;
+        for key in self.reclaimable {
+            let value = value(stat, key).ok_or_else(|| format!("no {key}"))?;
+            sum = sum.saturating_add(value);
+        }
+        let optional = self.optional.iter().filter_map(|key| value(stat, key));
+        Ok(optional.fold(sum, u64::saturating_add))
+    }
+}
+
+/// Value of a `key value` line.
+fn value(stat: &[u8], key: &str) -> Option<u64> {
+    let mut lines = stat.split(|byte| *byte == b'\n');
+    number(lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b" "))?)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const STAT_V1: &str = "cache 1000\nactive_file 1\ninactive_file 2\nunevictable 4096\n\
+        total_active_file 100\ntotal_inactive_file 200\ntotal_unevictable 4096\n";
+    const STAT_V2: &str = "anon 10\nfile 5\nkernel 7\nactive_file 100\ninactive_file 200\nslab_reclaimable 50\n";
+
+    fn charge(version: u8, usage: &str, stat: &str) -> Result<u64, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CgroupFiles::new(Path::new("/group"), version);
+        fs::create_dir(folder.path().join("group")).unwrap();
+        fs::write(folder.path().join(files.usage.strip_prefix("/").unwrap()), usage).unwrap();
+        fs::write(folder.path().join("group/memory.stat"), stat).unwrap();
+        files.charge(&HostRoot::new(folder.path())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn file_cache_is_not_counted() {
+        assert_eq!(charge(1, "1000\n", STAT_V1), Ok(700));
+        assert_eq!(charge(2, "1000\n", STAT_V2), Ok(650));
+    }
+
+    #[test]
+    fn cache_of_child_cgroups_is_not_counted_either() {
+        let local_only = STAT_V1.replace("total_active_file", "total_other");
+        assert_eq!(charge(1, "1000", &local_only), Err("/group/memory.stat: no total_active_file".into()));
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_tell_of_slabs_is_read_without_them() {
+        assert_eq!(charge(2, "1000", &STAT_V2.replace("slab_", "other_")), Ok(700));
+    }
+
+    #[test]
+    fn files_of_different_instants_give_nothing_below_zero() {
+        assert_eq!(charge(1, "250", STAT_V1), Ok(0));
+        let huge = format!("active_file {0}\ninactive_file {0}\n", u64::MAX);
+        assert_eq!(charge(2, "1000", &huge), Ok(0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_an_error() {
+        for usage in ["", "max", "-1", "1 2", "18446744073709551616", "\u{ff}"] {
+            assert_eq!(charge(1, usage, STAT_V1), Err("/group/memory.usage_in_bytes: not a number".into()));
+        }
+        for stat in ["", "active_file\ninactive_file 1", "active_file x\ninactive_file 1", "active_filex 1"] {
+            assert_eq!(charge(2, "1000", stat), Err("/group/memory.stat: no active_file".into()));
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_gone() {
+        let files = CgroupFiles::new(Path::new("/no/such/group"), 2);
+        assert!(matches!(files.charge(&HostRoot::default()), Err(HostError::Gone { .. })));
+    }
+}

@@ -1,0 +1,7 @@
+//! The source that watches gVisor sandboxes: finds them by themselves, measures them, warns before their limit.
+
+pub(crate) mod argv;
+pub(crate) mod discover;
+pub(crate) mod limit;
+mod process;
+pub(crate) mod state;

@@ -13,3 +13,6 @@ pub(crate) fn line(format: OutputFormat, event: &Event) -> String {
         OutputFormat::Json => json::line(event),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,5 +3,7 @@
 pub(crate) mod argv;
 pub(crate) mod discover;
 pub(crate) mod limit;
-mod process;
+mod lenient;
+pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod state;

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::Read as _,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use procfs::{FromRead as _, ProcessCGroups, process::Stat};
@@ -29,6 +29,8 @@ const MAX_FILE: usize = 64 << 10;
 const MAX_MOUNTINFO: usize = 16 << 20;
 /// Descriptors looked at for the memory file; a sentry opens it among its first ten.
 const MAX_FDS: usize = 1024;
+/// Processes listed; no host has more names in `/proc`.
+const MAX_PROCESSES: usize = 1 << 20;
 /// What the file that holds an application's memory is called, in every release from 2022 to 2026.
 const MEMORY_FILE: &[u8] = b"/memfd:runsc-memory (deleted)";
 
@@ -86,8 +88,9 @@ impl Process {
     /// # Errors
     /// `NOENT` for a kernel thread and for a process on its way out.
     pub(super) fn exe_mount(&self) -> Result<u64, Errno> {
-        let flags = AtFlags::STATX_DONT_SYNC;
-        Ok(rustix::fs::statx(&self.folder, "exe", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+        let stat = rustix::fs::statx(&self.folder, "exe", AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+        let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        if told { Ok(stat.stx_mnt_id) } else { Err(Errno::NOSYS) }
     }
 
     /// Effective user id in the namespace of the reader.
@@ -171,9 +174,7 @@ fn ids(mountinfo: &[u8]) -> HashSet<u64> {
 /// # Errors
 /// `/proc` cannot be read.
 pub(super) fn all(root: &HostRoot) -> Result<Vec<u32>, HostError> {
-    let names = root.list(&PathBuf::from("/proc"), MAX_PROCESSES)?.names;
+    let names = root.list(Path::new("/proc"), MAX_PROCESSES)?.names;
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// Processes looked at in one scan; beyond it the scan is not complete.
-const MAX_PROCESSES: usize = 1 << 20;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     argv::{Platform, is_id},
-    lenient::{Leaf, Object},
+    lenient::{Leaf, List, Object},
 };
 use crate::{
     cgroup_path::CgroupPath,

@@ -18,6 +18,8 @@ use step::{Amount, Steps};
 /// Taken at once where memory is eaten without end, bytes.
 const CHUNK: usize = 1 << 18;
 const MIB: usize = 1 << 20;
+/// From a refusal of the kernel to the next attempt.
+const RETRY: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let outcome = Steps::parse(env::args_os().skip(1)).and_then(|steps| run(&steps));
@@ -55,7 +57,7 @@ fn take(step: &step::Step) -> io::Result<()> {
         Step::Wait => process::read_byte(),
         Step::Eat(amount) => eat(*amount, libc::MAP_PRIVATE),
         Step::EatShared(amount) => eat(*amount, libc::MAP_SHARED),
-        Step::FillPipes(mib) => fill_pipes(*mib),
+        Step::FillPipes(amount) => fill_pipes(*amount),
         Step::ReadFile(file) => io::copy(&mut fs::File::open(file)?, &mut io::sink()).map(drop),
         Step::Child(steps) => process::fork(steps),
         Step::VforkChild(steps) => process::vfork(steps),
@@ -114,11 +116,20 @@ fn page_bytes() -> usize {
     usize::try_from(bytes).unwrap_or(4096)
 }
 
-/// Fills pipes: memory of the kernel, charged to the cgroup of whoever writes, whoever owns the address space. Ends
-/// where the kernel has no more of it; saying so would take memory, too.
-fn fill_pipes(mib: usize) -> io::Result<()> {
-    match (0..mib).try_for_each(|_| process::fill_pipe(MIB)) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(()),
-        outcome => outcome,
+/// Fills pipes: memory of the kernel, charged to the cgroup of whoever writes, whoever owns the address space. Where the
+/// kernel refuses, that is the end of it, or it tries again for ever. Saying so would take memory, too.
+fn fill_pipes(amount: Amount) -> io::Result<()> {
+    let refused = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
+    match amount {
+        Amount::Mib(mib) => match (0..mib).try_for_each(|_| process::fill_pipe(MIB)) {
+            Err(error) if refused(&error) => Ok(()),
+            outcome => outcome,
+        },
+        Amount::All => loop {
+            match process::fill_pipe(MIB) {
+                Err(error) if refused(&error) => thread::sleep(RETRY),
+                outcome => outcome?,
+            }
+        },
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{
     ffi::{CString, OsStr},
-    io,
-    os::{fd::RawFd, unix::ffi::OsStrExt as _},
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd as _, IntoRawFd as _},
+        unix::ffi::OsStrExt as _,
+    },
     ptr, thread,
 };
 
@@ -37,22 +40,12 @@ pub(crate) fn read_byte() -> io::Result<()> {
 
 /// Fills a pipe that holds so many bytes, and leaves it open for as long as the process lives.
 pub(crate) fn fill_pipe(bytes: usize) -> io::Result<()> {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for two descriptors.
-    checked(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK) })?;
+    let (reader, mut writer) = io::pipe()?;
     let size = i32::try_from(bytes).map_err(io::Error::other)?;
     // SAFETY: the call has no precondition.
-    checked(unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, size) })?;
-    write_all(ends[1], &vec![1; bytes])
-}
-
-fn write_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        // SAFETY: pointer and length are those of a slice.
-        let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-        let written = usize::try_from(written).map_err(|_negative| io::Error::last_os_error())?;
-        bytes = bytes.get(written..).unwrap_or_default();
-    }
+    checked(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, size) })?;
+    writer.write_all(&vec![1; bytes])?;
+    let _open_for_good = (reader.into_raw_fd(), writer.into_raw_fd());
     Ok(())
 }
 
@@ -61,9 +54,8 @@ fn end(outcome: Result<(), String>) -> ! {
     let code = match outcome {
         Ok(()) => 0,
         Err(error) => {
-            let line = format!("hog's child: {error}\n");
             // Nobody is left to be told where this fails.
-            drop(write_all(libc::STDERR_FILENO, line.as_bytes()));
+            drop(writeln!(io::stderr(), "hog's child: {error}"));
             2
         }
     };

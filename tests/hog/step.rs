@@ -34,8 +34,8 @@ pub(crate) enum Step {
     Eat(Amount),
     /// `eat-shared=MIB`, `eat-shared=all`: shared memory, each page of it written to.
     EatShared(Amount),
-    /// `fill-pipes=MIB`: memory of the kernel, until it refuses.
-    FillPipes(usize),
+    /// `fill-pipes=MIB`: memory of the kernel, until it refuses; `fill-pipes=all`: again and again.
+    FillPipes(Amount),
     /// `read-file=FILE`: from its beginning to its end, keeping nothing.
     ReadFile(PathBuf),
     /// `child STEPS end`: a forked child takes these and exits.
@@ -122,7 +122,7 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"eat" => Some(Step::Eat(amount(text?)?)),
         b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
         b"read-file" => Some(Step::ReadFile(value.into())),
-        b"fill-pipes" => Some(Step::FillPipes(text?.parse().ok()?)),
+        b"fill-pipes" => Some(Step::FillPipes(amount(text?)?)),
         _ => None,
     }
 }

@@ -142,6 +142,7 @@ impl Agent {
     /// Asks it to end by this signal, checks that it did so in order, and gives all its events.
     pub fn stop_by(self, signal: Signal) -> Vec<Event> {
         let finished = self.finish(signal);
+        assert!(!finished.stderr.contains("\"event\":"), "an event in the log: {}", finished.stderr);
         EventStream::parse(&finished.stdout).checked()
     }
 

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::wait_for;
 
 /// A cgroup stays busy for a moment after its last process ended.
@@ -116,6 +118,7 @@ impl Cgroup {
     }
 
     /// A new one below this one.
+    #[must_use]
     pub fn child(&self, name: impl AsRef<OsStr>) -> Self {
         Self::make(self.path.join(name.as_ref()))
     }
@@ -214,10 +217,19 @@ impl Drop for Cgroup {
         let deadline = Instant::now() + REMOVE_TIMEOUT;
         for folder in self.made.drain(..).rev() {
             while !remove(&folder) && Instant::now() < deadline {
+                end_processes_in(&folder);
                 std::thread::sleep(Duration::from_millis(5));
             }
             assert!(!folder.exists() || std::thread::panicking(), "{} is left behind", folder.display());
         }
+    }
+}
+
+/// Ends what outlived its parent.
+fn end_processes_in(folder: &Path) {
+    let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        let _ended_already: Result<(), _> = kill_process(pid, Signal::KILL);
     }
 }
 

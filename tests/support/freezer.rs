@@ -25,12 +25,11 @@ impl Freezer {
         if !controllers.lines().any(|line| line.starts_with("freezer\t")) {
             return None;
         }
-        let (root, mount) = match mounted() {
-            Some(root) => (root, None),
-            None => {
-                let mount = Mount::new("cgroup", c"freezer");
-                (mount.folder().to_owned(), Some(mount))
-            }
+        let (root, mount) = if let Some(root) = mounted() {
+            (root, None)
+        } else {
+            let mount = Mount::new("cgroup", c"freezer");
+            (mount.folder().to_owned(), Some(mount))
         };
         let folder = root.join(unique_name());
         fs::create_dir(&folder).expect("make a freezer");

@@ -3,7 +3,7 @@
 //! A scenario drives the real agent (`OOMWATCH_BIN`) with real processes (`OOMWATCH_HOG`) on the kernel it finds, and
 //! panics where something is not as promised. `cargo xtask test` sets both and runs it as root.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 #![expect(clippy::missing_panics_doc, reason = "everything here panics where the scenario fails")]
 
 mod agent;

@@ -62,6 +62,11 @@ impl Agent {
         self.child.id()
     }
 
+    /// The events that are there already.
+    pub(crate) fn events_so_far(&self) -> Vec<Line> {
+        self.events.read_so_far()
+    }
+
     /// Its next event; `None` after the last one.
     pub(crate) fn next_event(
         &self,

@@ -37,6 +37,11 @@ impl Lines {
         Self(receiver)
     }
 
+    /// The lines that are there already.
+    pub(crate) fn read_so_far(&self) -> Vec<Line> {
+        self.0.try_iter().collect()
+    }
+
     /// The next line; `None` where the program closed its output.
     pub(crate) fn next(&self, interrupt: &Interrupt, what: &str, timeout: Duration) -> anyhow::Result<Option<Line>> {
         interrupt.wait_for(what, timeout, || match self.0.try_recv() {

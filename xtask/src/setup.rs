@@ -172,8 +172,11 @@ fn install_packages(sh: &Shell, missing: &[Need]) -> anyhow::Result<()> {
         return Ok(());
     }
     say(&format!("setup: installing {}", packages.join(" ")));
-    let apt_get =
-        || cmd!(sh, "apt-get -qq -y -o DPkg::Lock::Timeout=300").env("DEBIAN_FRONTEND", "noninteractive").stdin("");
+    let apt_get = || {
+        cmd!(sh, "apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin("")
+    };
     apt_get().arg("update").run()?;
     apt_get().args(["install", "--no-install-recommends"]).args(packages).run()?;
     Ok(())

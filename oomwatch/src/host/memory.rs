@@ -63,7 +63,7 @@ impl MemoryHierarchy {
         Ok(unified)
     }
 
-    /// Every cgroup there is now, with its counters where they can be read. Ends at [`MAX_CGROUPS`].
+    /// Every cgroup there is now, with its counters where they can be read. Ends at 100,000.
     pub fn scan(&self) -> Vec<Counters> {
         let mut found = Vec::new();
         let mut pending = vec![CgroupPath::root()];

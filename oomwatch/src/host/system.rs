@@ -9,6 +9,8 @@ use super::{HostError, HostRoot};
 /// Largest BTF read, bytes: today's kernels have 4 to 8 MB.
 const MAX_BTF: usize = 64 << 20;
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Size that sysfs claims for its files, bytes.
+const MAX_SYSFS: usize = 4096;
 const KPROBE_TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -36,7 +38,7 @@ pub fn kernel_btf() -> Result<Vec<u8>, HostError> {
 
 /// Whether the kernel was built with kprobes.
 pub fn has_kprobes() -> bool {
-    HostRoot::default().read_bounded(Path::new(KPROBE_TYPE), 64).is_ok()
+    HostRoot::default().read_bounded(Path::new(KPROBE_TYPE), MAX_SYSFS).is_ok()
 }
 
 /// A privilege that the agent does without.

@@ -77,7 +77,9 @@ fn measure(binary: &Path, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<
     let baseline = Poller::start(&cgroups)?;
     interrupt.sleep(SETTLE)?;
     let armed = Resident::of_process(agent.pid())?;
+    drop(agent.events_so_far());
     let (idle_agent, idle_poller) = idle(&agent, &baseline, plan.idle, interrupt)?;
+    let idle_events = agent.events_so_far().len();
 
     say(&format!("bench: {} kills", plan.kills));
     let before = Cpu::of_process(agent.pid())?;
@@ -100,6 +102,7 @@ fn measure(binary: &Path, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<
         kills: plan.kills,
         cgroups: cgroups.len(),
         idle: plan.idle,
+        idle_events,
         idle_agent,
         idle_poller,
         busy_agent,

@@ -25,8 +25,10 @@ pub(super) struct Report {
     pub(super) kills: usize,
     /// Cgroups that were killed in and polled.
     pub(super) cgroups: usize,
-    /// For how long nothing happened.
+    /// For how long nothing was done to the host.
     pub(super) idle: Duration,
+    /// Events meanwhile, which are others' doing.
+    pub(super) idle_events: usize,
     /// The agent, meanwhile.
     pub(super) idle_agent: Cpu,
     /// The poller, meanwhile.
@@ -63,9 +65,10 @@ impl Report {
             row(&format!("kernel to line, {name}"), &shown(agent), &shown(polled));
         }
         row("kernel to agent (`latency_seconds`), p50", &shown(self.within.percentile(50)), "");
-        let idle = format!("CPU in {} s without a kill, {} cgroups", self.idle.as_secs(), self.cgroups);
+        let idle = format!("CPU in {} idle s, {} cgroups", self.idle.as_secs(), self.cgroups);
         row(&format!("{idle}, utime + stime"), &shown(self.idle_agent.by_ticks()), &shown(self.idle_poller.by_ticks()));
         row(&format!("{idle}, schedstat"), &shown(self.idle_agent.on_cpu()), &shown(self.idle_poller.on_cpu()));
+        row("events in that time, others' doing", &self.idle_events.to_string(), "");
         let kills = u32::try_from(self.kills).unwrap_or(u32::MAX).max(1);
         row("CPU for each kill, schedstat", &shown(self.busy_agent.on_cpu() / kills), "");
         row("resident once armed, `VmRSS`", &mib(self.armed.rss), "");

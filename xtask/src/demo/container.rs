@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Stage, explain, in_plain_words};
+use super::{Stage, event_line::SURVIVED, explain, in_plain_words};
 use crate::{
     cgroup::{Cgroup, Hierarchy, unique_name},
     lines::Lines,
@@ -36,13 +36,13 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let kill = stage.expect("the kill of the container's child", |event| event.is_kill_in(&id))?;
     ensure!(kill.get("container_id") == Some(&id), "the event does not name container {id}");
     container.expect_line(stage, KILLED)?;
+    in_plain_words(&format!("{}; not the container's first process.", explain::kill(&kill)))?;
+
+    let outcome = stage.expect("what became of the container", |event| event.is_outcome_of(&id))?;
     let survivor = container.state()?;
     ensure!(survivor.status == "running", "the container did not survive: it is {}", survivor.status);
-    in_plain_words(&format!(
-        "{}; the container survived: its first process (pid {}) still runs.",
-        explain::kill(&kill),
-        survivor.pid
-    ))
+    ensure!(outcome.message == SURVIVED, "the container survived, and the event says otherwise");
+    in_plain_words(&format!("The container survived: its first process (pid {}) still runs.", survivor.pid))
 }
 
 /// A running container. Deleted on drop.

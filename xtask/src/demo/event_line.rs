@@ -1,5 +1,9 @@
 //! One line of the agent's text output, taken apart: time, level, message, `key=value`.
 
+pub(super) const KILLED: &str = "OOM kill detected";
+pub(super) const SURVIVED: &str = "container survived the OOM kill";
+pub(super) const ENDED: &str = "container ended after the OOM kill";
+
 /// An event as the agent printed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EventLine {
@@ -34,7 +38,12 @@ impl EventLine {
     /// Whether this is a kill in the cgroup of this name.
     pub(super) fn is_kill_in(&self, cgroup: &str) -> bool {
         let named = self.get("cgroup_path").is_some_and(|path| path.split('/').any(|name| name == cgroup));
-        self.message == "OOM kill detected" && named
+        self.message == KILLED && named
+    }
+
+    /// Whether this says what became of the container after a kill.
+    pub(super) fn is_outcome_of(&self, container_id: &str) -> bool {
+        [SURVIVED, ENDED].contains(&self.message.as_str()) && self.get("container_id") == Some(container_id)
     }
 }
 
@@ -87,6 +96,15 @@ mod tests {
         assert!(event.is_kill_in("b"));
         assert!(!event.is_kill_in("/a"));
         assert!(!EventLine::parse(&LINE.replace("kill detected", "without a kill")).is_kill_in("b"));
+    }
+
+    #[test]
+    fn an_outcome_is_known_by_its_container() {
+        let outcome = |message| EventLine::parse(&format!("2026-01-01T00:00:00Z INF {message} container_id=c1"));
+        assert!(outcome(SURVIVED).is_outcome_of("c1"));
+        assert!(outcome(ENDED).is_outcome_of("c1"));
+        assert!(!outcome(ENDED).is_outcome_of("c"));
+        assert!(!outcome(KILLED).is_outcome_of("c1"));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! An event in plain words. Pure: everything said here stands in the event's own line.
 
-use super::event_line::EventLine;
+use super::event_line::{ENDED, EventLine, KILLED, SURVIVED};
 
 /// One sentence for an event of any kind.
 pub(super) fn sentence(event: &EventLine) -> String {
     match event.message.as_str() {
         "oomwatch started" => started(event),
         "oomwatch stopped" => "The agent wrote everything it had seen and ended.".to_owned(),
-        "OOM kill detected" => format!("{}.", kill(event)),
+        KILLED => format!("{}.", kill(event)),
+        SURVIVED => format!("Container {} goes on without that process.", container(event)),
+        ENDED => format!("Container {} ended with that process.", container(event)),
         "OOM group kill ended" => {
             format!("The kernel killed that cgroup as a whole: {} processes.", or_unknown(event.get("victims")))
         }
@@ -34,9 +36,15 @@ fn started(event: &EventLine) -> String {
 /// Who was killed and why, without a full stop, so that more can be said.
 pub(super) fn kill(event: &EventLine) -> String {
     let process = process(event.get("comm"), event.get("pid").or_else(|| event.get("tid")));
-    let container = event.get("container_name").or_else(|| event.get("container_id"));
-    let of = container.map_or_else(String::new, |name| format!(" of container {name}"));
+    let of = match container(event) {
+        "?" => String::new(),
+        name => format!(" of container {name}"),
+    };
     format!("The kernel killed process {process}{of}, because {}{}", reason(event), asker(event))
+}
+
+fn container(event: &EventLine) -> &str {
+    or_unknown(event.get("container_name").or_else(|| event.get("container_id")))
 }
 
 fn reason(event: &EventLine) -> String {

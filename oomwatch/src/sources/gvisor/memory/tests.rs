@@ -146,12 +146,12 @@ fn a_stopped_sandbox_is_measured() {
 #[test]
 fn a_descriptor_that_is_another_file_now_is_found_out() {
     let second = memory_file(20);
-    let mut command = shell("read x; exec 2<&3; echo; read x");
     // Closes the first file and puts the second one in its place.
+    let mut command = shell("read x; exec 2<&99; echo; read x");
     command.stderr(memory_file(10));
     let fd = second.as_raw_fd();
     // SAFETY: between fork and exec only one system call is made.
-    unsafe { command.pre_exec(move || (libc::dup2(fd, 3) == 3).then_some(()).ok_or_else(std::io::Error::last_os_error)) };
+    unsafe { command.pre_exec(move || (libc::dup2(fd, 99) == 99).then_some(()).ok_or_else(std::io::Error::last_os_error)) };
     let mut sentry = Sentry::start(&mut command);
     let mut meter = meter(Choice::Auto, &sentry);
     assert_about(usage(&mut meter, 0), 30);

@@ -3,35 +3,45 @@
 //! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
 //! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
-    sync::mpsc::{self, Receiver},
+    sync::mpsc::{self, Receiver, Sender},
     task::JoinSet,
 };
 
 use crate::{
+    cgroup_path::CgroupPath,
     clock,
-    config::Config,
+    config::{self, Config},
     correlate::{Correlator, Finding, Output, Subject},
     event::{
         AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, OomOutcome, SCHEMA, Severity,
-        Source,
+        Source, WorkloadStarted, WorkloadStopped,
     },
     host::{HostRoot, memory::MemoryHierarchy, system},
-    observation::{Lost, LostRecords, Observation},
+    observation::{Lost, LostRecords, Observation, Sandbox, SandboxGone, SandboxKey},
     outcome::{Awaited, Outcomes},
     registry::Registry,
     sinks::{self, stdout::Stdout},
-    sources::kernel::{self, load::Sight},
+    sources::{
+        gvisor::{
+            self,
+            memory::{Choice, Estimator},
+            watch::Settings,
+        },
+        kernel::{self, load::Sight},
+    },
     stop::Stop,
-    workload::{CgroupIdentity, limit_owner},
+    workload::{CgroupIdentity, Workload, limit_owner},
 };
 
 /// Observations between the source and the correlator. Small: a full queue makes the source wait, and what waits in
 /// the kernel's ring is counted when it overflows.
 const QUEUE: usize = 256;
+/// Processes that may be sentries, on their way to the gVisor source. What does not fit is found by its next scan.
+const EXEC_QUEUE: usize = 1024;
 
 /// Runs until `stop`, or until nothing works any more.
 ///
@@ -52,11 +62,15 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     agent.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
-    tasks.spawn(kernel::run(loaded, observations, stop));
+    let gvisor = agent.gvisor_source();
+    tasks.spawn(kernel::run(loaded, observations.clone(), stop.clone()));
+    tasks.spawn(gvisor::run(gvisor, observations, stop));
     agent.follow(queue).await;
-    let outcome = tasks.join_next().await.context("the kernel source was never started")?;
     agent.report_end();
-    outcome.context("the kernel source died")?.context("the kernel source broke")
+    while let Some(outcome) = tasks.join_next().await {
+        outcome.context("a source died")?.context("a source broke")?;
+    }
+    Ok(())
 }
 
 struct Agent {
@@ -69,6 +83,10 @@ struct Agent {
     boot_id: Arc<str>,
     started: AgentStarted,
     seq: u64,
+    sees_exec: bool,
+    execs: Option<Sender<u32>>,
+    /// Sandboxes told of by `workload_started`.
+    sandboxes: HashMap<SandboxKey, Sandbox>,
 }
 
 impl Agent {
@@ -90,7 +108,22 @@ impl Agent {
             },
             hierarchy,
             seq: 0,
+            sees_exec: sight.sees_exec,
+            execs: None,
+            sandboxes: HashMap::new(),
         })
+    }
+
+    /// What the gVisor source needs; the kernel source tells it of processes through the agent.
+    fn gvisor_source(&mut self) -> gvisor::Start {
+        let (sender, execs) = mpsc::channel(EXEC_QUEUE);
+        self.execs = self.sees_exec.then_some(sender);
+        gvisor::Start {
+            root: HostRoot::new(&self.config.host_root),
+            hierarchy: self.hierarchy.clone(),
+            wanted: wanted(&self.config),
+            execs: self.sees_exec.then_some(execs),
+        }
     }
 
     fn learn_existing_cgroups(&mut self) {
@@ -131,6 +164,9 @@ impl Agent {
             Observation::CgroupMade(change) => self.registry.made(change),
             Observation::CgroupRemoved(change) => self.registry.removed(change),
             Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn_existing_cgroups(),
+            Observation::Exec(pid) => self.pass_on_exec(*pid),
+            Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
+            Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
         }
@@ -180,15 +216,18 @@ impl Agent {
     fn report(&mut self, mut finding: Finding) {
         let now_ns = clock::boot_ns();
         let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
-        let container_depth = known.as_ref().and_then(|(_, depth)| *depth);
+        let sandbox_depth =
+            finding.sandbox.as_ref().and(finding.subject.as_ref()).and_then(|subject| subject.path.as_ref());
+        let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or(sandbox_depth.map(CgroupPath::depth));
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
             kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
         }
-        if let (Body::OomKill(_), Some(depth)) = (&finding.body, container_depth) {
+        // Of a sandbox the correlator knows more: its sentry.
+        if let (Body::OomKill(_), Some(depth), None) = (&finding.body, container_depth, &finding.sandbox) {
             self.await_outcome(&finding, depth);
         }
-        let workload = known.map(|(workload, _)| workload);
+        let workload = merge(finding.sandbox.take(), known.map(|(workload, _)| workload));
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {
             schema: SCHEMA,
@@ -227,8 +266,43 @@ impl Agent {
             confidence: Confidence::Exact,
             incident_id: Some(kill.incident_id),
             subject: Some(kill.victim),
+            sandbox: None,
             limit_depth: None,
         });
+    }
+
+    fn pass_on_exec(&mut self, pid: u32) {
+        if let Some(execs) = &self.execs
+            && execs.try_send(pid).is_err()
+        {
+            tracing::debug!(pid, "the gVisor source is busy: left to its next scan");
+        }
+    }
+
+    fn sandbox_found(&mut self, sandbox: &Sandbox) {
+        let known = self.sandboxes.insert(sandbox.key, sandbox.clone());
+        if self.config.workload_events && known.is_none() {
+            let body = Body::WorkloadStarted(WorkloadStarted {
+                pid: sandbox.key.pid,
+                limit_bytes: sandbox.limit.map(|limit| limit.bytes),
+                limit_source: sandbox.limit.map(|limit| limit.source),
+                threshold_percent: self.config.threshold_percent,
+            });
+            self.report(of_sandbox(sandbox, sandbox.boot_ns, body));
+        }
+    }
+
+    fn sandbox_gone(&mut self, gone: SandboxGone) {
+        let Some(sandbox) = self.sandboxes.remove(&gone.key) else { return };
+        if self.config.workload_events {
+            let body = Body::WorkloadStopped(WorkloadStopped {
+                pid: gone.key.pid,
+                limit_bytes: sandbox.limit.map(|limit| limit.bytes),
+                limit_source: sandbox.limit.map(|limit| limit.source),
+                peak_usage_bytes: gone.peak_bytes,
+            });
+            self.report(of_sandbox(&sandbox, gone.boot_ns, body));
+        }
     }
 
     fn report_own(&mut self, body: Body, severity: Severity) {
@@ -270,6 +344,53 @@ impl Agent {
         let event = event(self.seq, Arc::clone(&self.boot_id));
         self.stdout.write(sinks::line(self.config.output, &event));
     }
+}
+
+fn of_sandbox(sandbox: &Sandbox, boot_ns: u64, body: Body) -> Finding {
+    Finding {
+        boot_ns,
+        body,
+        severity: Severity::Info,
+        source: Source::Gvisor,
+        confidence: Confidence::Exact,
+        incident_id: None,
+        subject: sandbox.cgroup.clone().map(|(memcg, path)| Subject { memcg, path: Some(path) }),
+        sandbox: Some(sandbox.workload.clone()),
+        limit_depth: None,
+    }
+}
+
+/// What is known of a sandbox from its own files and from its engine's.
+fn merge(sandbox: Option<Workload>, known: Option<Arc<Workload>>) -> Option<Arc<Workload>> {
+    let Some(sandbox) = sandbox else { return known };
+    let known = known.map(|known| (*known).clone()).unwrap_or_default();
+    Some(Arc::new(Workload {
+        runtime: sandbox.runtime,
+        engine: known.engine.or(sandbox.engine),
+        container_id: known.container_id.or(sandbox.container_id),
+        container_name: known.container_name.or(sandbox.container_name),
+        sandbox_id: sandbox.sandbox_id.or(known.sandbox_id),
+        pod_uid: known.pod_uid.or(sandbox.pod_uid),
+        pod_name: known.pod_name.or(sandbox.pod_name),
+        pod_namespace: known.pod_namespace.or(sandbox.pod_namespace),
+        image: known.image.or(sandbox.image),
+        ..known
+    }))
+}
+
+fn wanted(config: &Config) -> gvisor::Wanted {
+    let estimator = match config.estimator {
+        config::Estimator::Auto => Choice::Auto,
+        config::Estimator::Cgroup => Choice::Only(Estimator::Cgroup),
+        config::Estimator::Memfd => Choice::Only(Estimator::Memfd),
+        config::Estimator::RssSum => Choice::Only(Estimator::RssSum),
+    };
+    let settings = Settings {
+        threshold_percent: config.threshold_percent,
+        rearm_percent: config.rearm_percent,
+        poll_interval: config.poll_interval,
+    };
+    gvisor::Wanted { estimator, settings }
 }
 
 /// Who set the limit that was hit; `None` where the victim's cgroup or the limit is not known.

@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, OutputFormat};
+use crate::config::{Config, Estimator, OutputFormat};
 
 /// Tells the truth about out-of-memory on container hosts.
 #[derive(Debug, Parser)]
@@ -44,9 +44,32 @@ pub struct RunArgs {
     /// Shape of the events on standard output
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "OOMWATCH_OUTPUT")]
     pub output: OutputFormat,
+    /// Warn when a gVisor sandbox uses this share of its limit, percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, env = "OOMWATCH_THRESHOLD_PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub threshold_percent: u8,
+    /// A warning is over below this share, percent; at most the threshold
+    #[arg(long, value_name = "PERCENT", default_value_t = 90, env = "OOMWATCH_REARM_PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub rearm_percent: u8,
+    /// Longest time between two measurements of a sandbox; near its limit it is measured more often
+    #[arg(long, value_name = "TIME", default_value = "500ms", env = "OOMWATCH_POLL_INTERVAL", value_parser = poll_interval)]
+    pub poll_interval: Duration,
+    /// How the memory of a gVisor sandbox is measured
+    #[arg(long, value_name = "WAY", value_enum, default_value_t, env = "OOMWATCH_ESTIMATOR")]
+    pub estimator: Estimator,
+    /// Report workloads as they come and go
+    #[arg(long, env = "OOMWATCH_WORKLOAD_EVENTS")]
+    pub workload_events: bool,
     /// The host.
     #[command(flatten)]
     pub host: HostArgs,
+}
+
+/// Shortest and longest time between two measurements: below, the agent is a load; above, no warning is in time.
+const POLL_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+
+fn poll_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if POLL_INTERVALS.contains(&interval) { Ok(interval) } else { Err("must be from 10ms to 1m".to_owned()) }
 }
 
 /// Options of `check`.
@@ -72,6 +95,15 @@ impl Command {
 
 impl From<RunArgs> for Config {
     fn from(args: RunArgs) -> Self {
-        Self { output: args.output, host_root: args.host.host_root, withheld: args.host.withhold }
+        Self {
+            output: args.output,
+            host_root: args.host.host_root,
+            withheld: args.host.withhold,
+            threshold_percent: args.threshold_percent,
+            rearm_percent: args.rearm_percent,
+            poll_interval: args.poll_interval,
+            estimator: args.estimator,
+            workload_events: args.workload_events,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the agent runs with, checked.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
@@ -13,6 +13,30 @@ pub struct Config {
     pub host_root: PathBuf,
     /// Ways into the kernel not to be tried.
     pub withheld: Vec<String>,
+    /// Warn from this share of a limit on, percent.
+    pub threshold_percent: u8,
+    /// A warning is over below this share, percent.
+    pub rearm_percent: u8,
+    /// Longest time between two measurements of a sandbox.
+    pub poll_interval: Duration,
+    /// How the memory of a sandbox is measured.
+    pub estimator: Estimator,
+    /// Report workloads as they come and go.
+    pub workload_events: bool,
+}
+
+/// How the memory of a gVisor sandbox is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Estimator {
+    /// By its own cgroup where it has one, else by its memory files
+    #[default]
+    Auto,
+    /// By its own cgroup only
+    Cgroup,
+    /// By its memory files only
+    Memfd,
+    /// By the sum of `VmRSS` over its process tree, as the original system did: known to be wrong, 0.13 to 50 times the truth
+    RssSum,
 }
 
 /// Shape of lines.

@@ -65,6 +65,8 @@ pub enum Source {
     Bpf,
     /// Files of the memory cgroup.
     Cgroup,
+    /// Measurements of gVisor sandboxes.
+    Gvisor,
     /// The agent itself.
     Agent,
 }
@@ -93,6 +95,16 @@ pub enum Body {
     OomOutcome(OomOutcome),
     /// A limit was hit and nothing was killed.
     Oom(Oom),
+    /// A sandbox' memory came to the threshold.
+    NearLimit(MemoryWarning),
+    /// A sandbox' memory came to a limit that nothing enforces.
+    OverLimit(MemoryWarning),
+    /// A sandbox' memory fell below the re-arm line.
+    Recovered(MemoryWarning),
+    /// A workload is watched.
+    WorkloadStarted(WorkloadStarted),
+    /// A workload ended.
+    WorkloadStopped(WorkloadStopped),
     /// Events were lost.
     Loss(Loss),
     /// The agent watches from now on.
@@ -168,6 +180,12 @@ pub enum Role {
     Init,
     /// Any other process.
     Process,
+    /// gVisor's kernel.
+    Sentry,
+    /// A process whose memory is that of a sandboxed application.
+    Stub,
+    /// gVisor's file server.
+    Gofer,
 }
 
 /// Who ran into the limit.
@@ -261,6 +279,67 @@ pub struct Oom {
     /// How many times since the last such event of this memcg; absent where only "at least once" is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+}
+
+/// Memory measured against a limit. A warning is never an OOM.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemoryWarning {
+    /// Process id of the sentry.
+    pub pid: u32,
+    /// Memory held.
+    pub usage_bytes: u64,
+    /// The limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// One of the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_percent: Option<f64>,
+    /// The share of the limit that counts as near.
+    pub threshold_percent: u8,
+    /// Where the limit was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_source: Option<&'static str>,
+    /// The kernel kills when it is passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_enforced: Option<bool>,
+    /// How memory was measured.
+    pub estimator: &'static str,
+    /// Growth of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_second: Option<i64>,
+    /// Until the limit, at that growth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_limit_seconds: Option<f64>,
+}
+
+/// A workload is watched.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkloadStarted {
+    /// Process id of its first process: a sandbox' sentry.
+    pub pid: u32,
+    /// Its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// Where the limit was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_source: Option<&'static str>,
+    /// The share of the limit that counts as near.
+    pub threshold_percent: u8,
+}
+
+/// A workload ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkloadStopped {
+    /// Process id of its first process.
+    pub pid: u32,
+    /// Its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// Where the limit was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_source: Option<&'static str>,
+    /// The most memory that was measured.
+    pub peak_usage_bytes: u64,
 }
 
 /// Where events were lost.

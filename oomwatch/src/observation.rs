@@ -1,9 +1,11 @@
 //! What a source saw, before anything is concluded from it. Times are nanoseconds of `CLOCK_BOOTTIME`, sizes bytes.
 
-use crate::cgroup_path::CgroupPath;
+use std::time::Duration;
+
+use crate::{cgroup_path::CgroupPath, workload::Workload};
 
 /// One thing that a source saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Observation {
     /// A task was marked as an OOM victim.
     Victim(Box<Victim>),
@@ -17,12 +19,100 @@ pub enum Observation {
     FutileReclaim(FutileReclaim),
     /// Counters of a memcg, read from its files.
     Counters(Counters),
+    /// A gVisor sandbox was found, or what is known of it changed.
+    SandboxFound(Box<Sandbox>),
+    /// A gVisor sandbox ended.
+    SandboxGone(SandboxGone),
+    /// A sandbox' memory crossed a line.
+    MemoryCrossed(Box<MemoryCrossed>),
     /// A process that may be a gVisor sentry began a program; its id.
     Exec(u32),
     /// Records were lost on their way from the kernel.
     Lost(Lost),
     /// A record could not be decoded; the reason.
     Undecodable(String),
+}
+
+/// A gVisor sandbox, by its sentry: distinct from all others since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SandboxKey {
+    /// Process id of the sentry.
+    pub pid: u32,
+    /// When it started, clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// A gVisor sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Which.
+    pub key: SandboxKey,
+    /// When this was found.
+    pub boot_ns: u64,
+    /// The memory cgroup that the sandbox has for itself; `None` where it lives in its caller's.
+    pub cgroup: Option<(MemcgId, CgroupPath)>,
+    /// Process ids of its gofers.
+    pub gofers: Vec<u32>,
+    /// What its files say.
+    pub workload: Workload,
+    /// Its effective limit.
+    pub limit: Option<MemoryLimit>,
+}
+
+/// A limit of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// How much.
+    pub bytes: u64,
+    /// Where it was read: `cgroup`, `state`, `bundle` or `argv`.
+    pub source: &'static str,
+    /// The kernel kills when it is passed.
+    pub enforced: bool,
+}
+
+/// A gVisor sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SandboxGone {
+    /// Which.
+    pub key: SandboxKey,
+    /// When.
+    pub boot_ns: u64,
+    /// The most memory that was measured.
+    pub peak_bytes: u64,
+}
+
+/// Which line a sandbox' memory crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryLine {
+    /// It came to the threshold.
+    Near,
+    /// It came to a limit that nothing enforces.
+    Over,
+    /// It fell below the re-arm line and stayed there.
+    Recovered,
+}
+
+/// A sandbox' memory crossed a line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryCrossed {
+    /// When.
+    pub boot_ns: u64,
+    /// Which sandbox.
+    pub key: SandboxKey,
+    /// Which line.
+    pub line: MemoryLine,
+    /// Memory held.
+    pub usage_bytes: u64,
+    /// The limit; `None` where it was lifted.
+    pub limit: Option<MemoryLimit>,
+    /// The share of the limit that counts as near.
+    pub threshold_percent: u8,
+    /// How memory was measured: `cgroup`, `memfd` or `rss-sum`.
+    pub estimator: &'static str,
+    /// Growth of late, negative for shrinking.
+    pub growth_bytes_per_second: Option<i64>,
+    /// Until the limit, at that growth.
+    pub time_to_limit: Option<Duration>,
 }
 
 /// Records lost on their way from the kernel.

@@ -64,7 +64,7 @@ fn take(step: &step::Step) -> io::Result<()> {
         Step::Sharer => process::share_memory(),
         Step::Reap => say(&process::reap()?),
         Step::Sleep => loop {
-            thread::sleep(Duration::from_secs(3600));
+            thread::sleep(Duration::from_hours(1));
         },
         Step::Exec(command) => exec(command),
         Step::LoseLeader => Ok(()),

@@ -1,5 +1,7 @@
 //! `oomwatch check`, wrong arguments, and what goes to which stream.
 
+#![expect(clippy::panic, reason = "a test fails by a panic, its helpers too")]
+
 use serde_json::Value;
 use support::{
     Capability, Finished, agent_command, kernel_names_the_limit, memory_cgroup_version, require, run,

@@ -1,5 +1,7 @@
 //! A limit is hit, and the kernel kills nobody: it may not, or it was told not to.
 
+#![expect(clippy::expect_used, reason = "a test fails by a panic, its helpers too")]
+
 use std::{
     ffi::OsString,
     fs::File,
@@ -30,7 +32,7 @@ fn check(oom: &Event, cgroup: &Cgroup) {
     assert_eq!(oom.text("/severity"), Some("warning"), "{oom}");
     assert_eq!(oom.text("/oom_memcg/path"), cgroup.path().to_str(), "{oom}");
     assert_eq!(oom.number("/oom_memcg/limit_bytes"), Some(cgroup.limit_bytes()), "{oom}");
-    let usage = oom.number("/oom_memcg/usage_bytes").unwrap();
+    let usage = oom.number("/oom_memcg/usage_bytes").expect("oom_memcg.usage_bytes");
     assert!(usage <= cgroup.limit_bytes() && usage + (1 << 20) >= cgroup.limit_bytes(), "{oom}");
     assert_ne!(oom.number("/count"), Some(0), "{oom}");
     assert_eq!(oom.text("/workload/cgroup_path"), cgroup.path().to_str(), "{oom}");

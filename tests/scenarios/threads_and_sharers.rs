@@ -1,5 +1,7 @@
 //! Victims that are not one process with one thread: thread and process id differ, or memory belongs to two processes.
 
+#![expect(clippy::expect_used, reason = "a test fails by a panic, its helpers too")]
+
 use support::{Agent, Cgroup, Events as _, ExpectedKill, Hog, PROCESS_TIMEOUT, Window, require, wait_for};
 
 #[test]

@@ -119,6 +119,7 @@ impl Group {
             confidence: Confidence::Exact,
             incident_id: Some(self.incident_id),
             subject: self.subject,
+            sandbox: None,
             limit_depth: None,
         }
     }

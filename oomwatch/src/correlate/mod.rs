@@ -5,6 +5,7 @@ mod group;
 mod kill_counter;
 mod limit;
 mod recent;
+mod sandboxes;
 mod unkilled;
 mod victim;
 
@@ -12,6 +13,7 @@ use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
     observation::{LostRecords, MemcgId, Observation, SourceFacts},
+    workload::Workload,
 };
 
 /// Something that happened, not yet numbered and not yet described.
@@ -31,6 +33,8 @@ pub struct Finding {
     pub incident_id: Option<String>,
     /// Whom it concerns.
     pub subject: Option<Subject>,
+    /// The gVisor sandbox it concerns, as far as its files describe it.
+    pub sandbox: Option<Workload>,
     /// Depth of the memcg whose limit was hit.
     pub limit_depth: Option<usize>,
 }
@@ -62,6 +66,7 @@ pub struct Correlator {
     seen: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
     groups: group::Groups,
+    sandboxes: sandboxes::Sandboxes,
     unkilled: unkilled::Unkilled,
 }
 
@@ -74,6 +79,7 @@ impl Correlator {
             seen: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             groups: group::Groups::new(facts.sees_run),
+            sandboxes: sandboxes::Sandboxes::default(),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
         }
     }
@@ -99,6 +105,12 @@ impl Correlator {
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
             Observation::Exec(_) => {}
+            Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
+            Observation::SandboxGone(gone) => out.extend(self.sandboxes.gone(gone).map(found)),
+            Observation::MemoryCrossed(crossed) => {
+                let incident_id = self.incident_id(crossed.boot_ns);
+                out.extend(self.sandboxes.crossed(&crossed, incident_id).map(found));
+            }
             Observation::Lost(lost) => out.push(found(loss(Some(lost.records), lost.count))),
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
@@ -108,6 +120,7 @@ impl Correlator {
     /// Lets time pass: ends what waited long enough.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
         let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
+        out.extend(self.sandboxes.due(now_ns).into_iter().map(found));
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
         out
     }
@@ -124,7 +137,10 @@ impl Correlator {
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
+        [self.groups.next_deadline(), self.sandboxes.next_deadline(), self.unkilled.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.
@@ -146,6 +162,7 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
         confidence: Confidence::Exact,
         incident_id: None,
         subject: None,
+        sandbox: None,
         limit_depth: None,
     }
 }

@@ -167,6 +167,7 @@ impl Watch {
             confidence,
             incident_id: Some(incident_id),
             subject: Some(Subject { memcg, path: self.path.clone() }),
+            sandbox: None,
             limit_depth: None,
         }
     }

@@ -1,6 +1,6 @@
 //! A marked victim to a reported kill: duplicates and tasks that were dying anyway fall out here.
 
-use super::{Correlator, Finding, Output, Subject, found, limit};
+use super::{Correlator, Finding, Output, Subject, found, limit, sandboxes::SandboxVictim};
 use crate::{
     event::{Body, Confidence, Memcg, Memory, OomKill, Process, Role, Severity, Source, Trigger},
     observation::{Level, MemcgId, Victim, VictimMemory},
@@ -19,7 +19,13 @@ impl Correlator {
             return;
         }
         self.unkilled.killed(victim);
-        out.push(found(self.kill(victim)));
+        let sandbox = self.sandboxes.of(victim);
+        let kill = self.kill(victim, sandbox.as_ref());
+        let incident_id = kill.incident_id.clone().unwrap_or_default();
+        out.push(found(kill));
+        if let Some(sandbox) = sandbox {
+            out.extend(self.sandboxes.killed(sandbox.key, victim.boot_ns, &incident_id).map(found));
+        }
     }
 
     fn is_kill(&mut self, victim: &Victim) -> bool {
@@ -31,7 +37,7 @@ impl Correlator {
         }
     }
 
-    fn kill(&mut self, victim: &Victim) -> Finding {
+    fn kill(&mut self, victim: &Victim, sandbox: Option<&SandboxVictim>) -> Finding {
         let open = self.groups.of(victim);
         let limit = match open {
             Some(group) => group.limit.clone(),
@@ -39,7 +45,9 @@ impl Correlator {
         };
         let incident_id = match open {
             Some(group) => group.incident_id.clone(),
-            None => self.incident_id(victim.boot_ns),
+            None => sandbox
+                .and_then(|sandbox| sandbox.incident_id.clone())
+                .unwrap_or_else(|| self.incident_id(victim.boot_ns)),
         };
         let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());
         let oom_level = limit.as_ref().and_then(|limit| limit.memcg);
@@ -49,7 +57,7 @@ impl Correlator {
             self.groups.add(victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
         }
         let body = OomKill {
-            victim: process(victim),
+            victim: process(victim, sandbox),
             trigger: Trigger { pid: victim.trigger_pid, comm: escape(&victim.trigger_comm) },
             scope: limit.as_ref().map(limit::Limit::scope),
             constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)),
@@ -57,7 +65,8 @@ impl Correlator {
             oom_memcg,
             oom_memcg_confidence: limit.as_ref().map(|limit| limit.confidence),
             limit_owner: None,
-            memory: victim.memory.map(memory),
+            // A stub's or sentry's own figures say nothing of the memory that its sandbox holds.
+            memory: victim.memory.filter(|_| sandbox.is_none()).map(memory),
             group_kill,
             latency_seconds: 0.0,
         };
@@ -69,13 +78,15 @@ impl Correlator {
             confidence: Confidence::Exact,
             incident_id: Some(incident_id),
             subject,
+            sandbox: sandbox.map(|sandbox| sandbox.workload.clone()),
             limit_depth: oom_level.map(|level| level.depth as usize),
         }
     }
 }
 
-fn process(victim: &Victim) -> Process {
-    let role = if victim.ns_pid == Some(1) { Role::Init } else { Role::Process };
+fn process(victim: &Victim, sandbox: Option<&SandboxVictim>) -> Process {
+    let by_namespace = if victim.ns_pid == Some(1) { Role::Init } else { Role::Process };
+    let role = sandbox.map_or(by_namespace, |sandbox| sandbox.role);
     Process {
         pid: victim.pid,
         tid: victim.tid,

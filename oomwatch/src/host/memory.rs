@@ -159,7 +159,8 @@ impl MemoryHierarchy {
         }
     }
 
-    fn folder(&self, path: &CgroupPath) -> PathBuf {
+    /// Where a cgroup's files are, seen from the root.
+    pub(crate) fn folder(&self, path: &CgroupPath) -> PathBuf {
         let below = path.as_bytes().strip_prefix(b"/").unwrap_or_default();
         self.mount.join(OsStr::from_bytes(below))
     }

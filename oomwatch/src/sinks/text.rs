@@ -3,7 +3,10 @@
 use std::fmt::{Display, Write as _};
 
 use crate::{
-    event::{AgentStarted, Body, Event, LossStage, Memcg, OomKill, OomMemcgConfidence, Role, Scope, Severity},
+    event::{
+        AgentStarted, Body, Event, LossStage, Memcg, MemoryWarning, OomKill, OomMemcgConfidence, Role, Scope, Severity,
+        WorkloadStarted,
+    },
     observation::LostRecords,
     workload::{LimitOwner, Workload},
 };
@@ -14,10 +17,18 @@ const MIB: u64 = 1 << 20;
 pub(super) fn line(event: &Event) -> String {
     let time = humantime::format_rfc3339_nanos(event.timestamp);
     let mut line = Line(format!("{time} {} {}", level(event), message(&event.body)));
+    // The original system's lines begin with the measurement.
+    let measured_first =
+        matches!(event.body, Body::NearLimit(_) | Body::OverLimit(_) | Body::Recovered(_) | Body::WorkloadStarted(_));
+    if measured_first {
+        line.body(&event.body);
+    }
     if let Some(workload) = &event.workload {
         line.workload(workload);
     }
-    line.body(&event.body);
+    if !measured_first {
+        line.body(&event.body);
+    }
     line.option("incident_id", event.incident_id.as_deref());
     line.0
 }
@@ -37,6 +48,11 @@ fn message(body: &Body) -> &'static str {
         Body::OomOutcome(outcome) if outcome.container_survived => "container survived the OOM kill",
         Body::OomOutcome(_) => "container ended after the OOM kill",
         Body::Oom(_) => "OOM without a kill",
+        Body::NearLimit(_) => "memory usage exceeded threshold - OOM likely",
+        Body::OverLimit(_) => "memory usage exceeded a limit that nothing enforces",
+        Body::Recovered(_) => "memory usage recovered",
+        Body::WorkloadStarted(_) => "starting gVisor OOM watcher with memory monitoring",
+        Body::WorkloadStopped(_) => "gVisor sandbox ended",
         Body::Loss(_) => "events were lost",
         Body::AgentStarted(_) => "oomwatch started",
         Body::AgentStopped(_) => "oomwatch stopped",
@@ -86,6 +102,13 @@ impl Line {
                 self.option("count", oom.count);
                 self.memcg(Some(&oom.oom_memcg));
             }
+            Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => self.warning(warning),
+            Body::WorkloadStarted(started) => self.workload_started(started),
+            Body::WorkloadStopped(stopped) => {
+                self.field("pid", stopped.pid);
+                self.option("memory_limit_mb", stopped.limit_bytes.map(|bytes| bytes / MIB));
+                self.field("peak_usage_mb", stopped.peak_usage_bytes / MIB);
+            }
             Body::Loss(loss) => {
                 self.field("stage", stage(loss.stage));
                 self.field("lost", loss.lost);
@@ -129,6 +152,27 @@ impl Line {
         self.option("memory_limit_mb", memcg.limit_bytes.map(|bytes| bytes / MIB));
     }
 
+    fn warning(&mut self, warning: &MemoryWarning) {
+        self.field("pid", warning.pid);
+        self.field("memory_usage_mb", warning.usage_bytes / MIB);
+        self.option("memory_limit_mb", warning.limit_bytes.map(|bytes| bytes / MIB));
+        self.option("usage_percent", warning.usage_percent);
+        self.option("limit_source", warning.limit_source);
+        self.option("limit_enforced", warning.limit_enforced);
+        self.field("estimator", warning.estimator);
+        self.option("growth_mb_per_second", warning.growth_bytes_per_second.map(|bytes| bytes / MIB.cast_signed()));
+        self.option("time_to_limit_seconds", warning.time_to_limit_seconds.map(|time| format!("{time:.1}")));
+    }
+
+    fn workload_started(&mut self, started: &WorkloadStarted) {
+        let threshold = |bytes: u64| bytes / 100 * u64::from(started.threshold_percent) / MIB;
+        self.field("pid", started.pid);
+        self.option("memory_limit_mb", started.limit_bytes.map(|bytes| bytes / MIB));
+        self.option("threshold_mb", started.limit_bytes.map(threshold));
+        self.field("threshold_percent", started.threshold_percent);
+        self.option("limit_source", started.limit_source);
+    }
+
     fn agent_started(&mut self, agent: &AgentStarted) {
         self.field("version", agent.version);
         self.field("tier", &agent.tier);
@@ -157,6 +201,9 @@ fn role(role: Role) -> &'static str {
     match role {
         Role::Init => "init",
         Role::Process => "process",
+        Role::Sentry => "sentry",
+        Role::Stub => "stub",
+        Role::Gofer => "gofer",
     }
 }
 

@@ -17,9 +17,7 @@ pub(crate) enum Arguments {
     Sentry(SentryArgs),
     /// A gofer: serves files to one container of a sandbox.
     Gofer(GoferArgs),
-    /// Will be a sentry in a moment (runsc of 2026 runs `gvisor-sentry-prewarmer` first).
-    Prewarmer,
-    /// None of runsc's.
+    /// Neither. Also what runsc of 2026 runs for a moment before its sentry, `gvisor-sentry-prewarmer`.
     Other,
 }
 
@@ -99,7 +97,6 @@ impl Arguments {
         match elements.as_slice() {
             [SENTRY, rest @ ..] => sentry(rest).map(Self::Sentry),
             [GOFER, rest @ ..] => Ok(Self::Gofer(gofer(rest))),
-            [_, _, SENTRY, ..] => Ok(Self::Prewarmer),
             _ => Ok(Self::Other),
         }
     }

@@ -37,7 +37,7 @@ fn a_sentry_of_2022_spells_numbers_as_two_elements() {
     assert_eq!(args.sandbox_id, "det22");
     assert_eq!(args.root.as_deref(), Some(Path::new("/tmp/gv/root")));
     assert_eq!(args.bundle.as_deref(), Some(Path::new("/tmp/gv/bundle")));
-    assert_eq!(args.platform, Some(Platform::Ptrace));
+    assert_eq!(args.platform, None, "the default goes unsaid");
     assert_eq!((args.total_memory_bytes, args.total_host_memory_bytes), (Some(134_217_728), None));
     assert!(!args.ignore_cgroups);
 }
@@ -94,13 +94,15 @@ fn a_sentry_of_2026_may_have_either_spelling_and_a_prewarmer_before_it() {
     assert_eq!(args.sandbox_id, "s1");
     assert_eq!((args.total_memory_bytes, args.total_host_memory_bytes), (Some(1000), Some(2000)));
     assert_eq!(args.platform, Some(Platform::Kvm));
-    let warming = [&["/opt/gvisor-bin/gvisor-sentry-prewarmer", "/opt/gvisor-bin/gvisor_sentry"][..], &elements].concat();
-    assert_eq!(Arguments::parse(&cmdline(&warming)), Ok(Arguments::Prewarmer));
+    let warming =
+        [&["/opt/gvisor-bin/gvisor-sentry-prewarmer", "/opt/gvisor-bin/gvisor_sentry"][..], &elements].concat();
+    assert_eq!(Arguments::parse(&cmdline(&warming)), Ok(Arguments::Other));
 }
 
 #[test]
 fn a_value_called_boot_is_not_the_command() {
-    let args = sentry_of(&cmdline(&["runsc-sandbox", "--debug-log=boot", "--log-fd", "3", "boot", "--bundle", "/b", "s"]));
+    let args =
+        sentry_of(&cmdline(&["runsc-sandbox", "--debug-log=boot", "--log-fd", "3", "boot", "--bundle", "/b", "s"]));
     assert_eq!(args.bundle.as_deref(), Some(Path::new("/b")));
     assert_eq!(args.sandbox_id, "s");
 }
@@ -113,7 +115,8 @@ fn the_last_of_repeated_options_counts_and_a_longer_name_is_another() {
 
 #[test]
 fn numbers_that_are_none_are_absent() {
-    for memory in ["--total-memory=", "--total-memory=-1", "--total-memory=1e9", "--total-memory=99999999999999999999"] {
+    for memory in ["--total-memory=", "--total-memory=-1", "--total-memory=1e9", "--total-memory=99999999999999999999"]
+    {
         let args = sentry_of(&cmdline(&["runsc-sandbox", "boot", memory, "s"]));
         assert_eq!(args.total_memory_bytes, None, "{memory}");
     }
@@ -131,7 +134,8 @@ fn ids_that_runsc_would_not_take_are_refused() {
 
 #[test]
 fn a_sentry_without_boot_or_id_is_refused() {
-    for elements in [&["runsc-sandbox"][..], &["runsc-sandbox", "--root=/r", "s"], &["runsc-sandbox", "x", "boot", "s"]] {
+    for elements in [&["runsc-sandbox"][..], &["runsc-sandbox", "--root=/r", "s"], &["runsc-sandbox", "x", "boot", "s"]]
+    {
         assert_eq!(Arguments::parse(&cmdline(elements)), Err(ArgvError::NoBoot), "{elements:?}");
     }
     assert_eq!(Arguments::parse(&cmdline(&["runsc-sandbox", "boot"])), Err(ArgvError::BadId));
@@ -139,7 +143,9 @@ fn a_sentry_without_boot_or_id_is_refused() {
 
 #[test]
 fn other_processes_are_others() {
-    for elements in [&[][..], &[""], &["runsc", "run", "x"], &["sh", "runsc-sandbox", "boot", "x"], &["runsc-sandboxes"]] {
+    for elements in
+        [&[][..], &[""], &["runsc", "run", "x"], &["sh", "runsc-sandbox", "boot", "x"], &["runsc-sandboxes"]]
+    {
         assert_eq!(Arguments::parse(&cmdline(elements)), Ok(Arguments::Other), "{elements:?}");
     }
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,9 +14,9 @@ use rustix::io::Errno;
 
 use super::{
     argv::{Arguments, GoferArgs, SentryArgs},
-    process::{self, HostMounts, Process, ProcessId},
+    process::{HostMounts, Process, ProcessId, Processes},
     sandbox::{self, Details, Host, Reason},
-    state::{self, State, StateCgroup},
+    state,
 };
 use crate::host::{HostError, HostRoot, memory::MemoryHierarchy};
 
@@ -26,14 +25,11 @@ use crate::host::{HostError, HostRoot, memory::MemoryHierarchy};
 const SETTLED_NS: u64 = 700_000_000;
 /// Roots of runsc remembered.
 const MAX_ROOTS: usize = 64;
-/// Names listed in a root, and states read in one go that belong to no known sandbox.
-const MAX_NAMES: usize = 16_384;
-const MAX_STATES: usize = 256;
-/// Begins the names of the programs that runsc of 2026 brings along.
-const SIDECAR: &[u8] = b"gvisor";
-/// Roots that only runtimes write to: runsc by hand, docker's. containerd's lie below [`CONTAINERD_ROOTS`].
-const USUAL_ROOTS: [&str; 2] = ["/run/runsc", "/run/docker/runtime-runc/moby"];
-const CONTAINERD_ROOTS: &str = "/run/containerd/runsc";
+/// How old the known mounts of the host may be when one process is looked at, nanoseconds: they are read again before
+/// any is believed, and a container can have programs looked at as often as it likes.
+const MOUNTS_AGE_NS: u64 = 500_000_000;
+/// Largest `/proc/meminfo` read, bytes.
+const MAX_MEMINFO: usize = 64 << 10;
 
 /// Why a process is believed to be a sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,31 +81,53 @@ pub(crate) struct Scan {
 
 /// A sandbox that was found before.
 #[derive(Debug)]
-struct Known {
-    sentry: ProcessId,
+pub(super) struct Known {
+    pub(super) sentry: ProcessId,
     /// State file of its first container.
-    state: Option<PathBuf>,
+    pub(super) state: Option<PathBuf>,
+    /// As of the time it was found.
+    pub(super) gofers: Vec<ProcessId>,
 }
 
 /// Finds sandboxes, and remembers which it found.
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    root: HostRoot,
-    hierarchy: Option<MemoryHierarchy>,
+    pub(super) root: HostRoot,
+    pub(super) processes: Processes,
+    pub(super) hierarchy: Option<MemoryHierarchy>,
     memory_bytes: Option<u64>,
+    /// Mounts of the host, as of `mounts_ns`.
+    mounts: HostMounts,
+    mounts_ns: u64,
     /// By the sentry's process id.
-    known: HashMap<u32, Known>,
+    pub(super) known: HashMap<u32, Known>,
     /// Roots seen in the arguments of runsc's processes of the host.
-    roots: BTreeSet<PathBuf>,
+    pub(super) roots: BTreeSet<PathBuf>,
     /// Gofers of the host, as of the last scan.
     gofers: Vec<(ProcessId, GoferArgs)>,
 }
 
 impl Discovery {
     /// Knows no sandbox yet. `hierarchy` is that of the memory controller, `None` where there is none.
-    pub(crate) fn new(root: HostRoot, hierarchy: Option<MemoryHierarchy>) -> Self {
-        let (known, roots) = (HashMap::new(), BTreeSet::new());
-        Self { root, hierarchy, memory_bytes: None, known, roots, gofers: Vec::new() }
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub(crate) fn new(root: HostRoot, hierarchy: Option<MemoryHierarchy>) -> Result<Self, HostError> {
+        let processes = Processes::open(&root)?;
+        let mounts = HostMounts::read(&root)?;
+        let mut this = Self {
+            root,
+            processes,
+            hierarchy,
+            memory_bytes: None,
+            mounts,
+            mounts_ns: 0,
+            known: HashMap::new(),
+            roots: BTreeSet::new(),
+            gofers: Vec::new(),
+        };
+        this.read_memory();
+        Ok(this)
     }
 
     /// Looks at all processes, and at the state files of known roots. `now_ns` is boot time.
@@ -117,42 +135,45 @@ impl Discovery {
     /// # Errors
     /// `/proc` cannot be read.
     pub(crate) fn scan(&mut self, now_ns: u64) -> Result<Scan, HostError> {
-        let mounts = HostMounts::read(&self.root)?;
+        self.mounts = HostMounts::read(&self.root)?;
+        self.mounts_ns = now_ns;
         self.read_memory();
         self.forget_dead();
         self.gofers.clear();
         let mut scan = Scan::default();
-        for pid in process::all(&self.root)? {
-            let verdict = self.judge(pid, &mounts, now_ns);
+        let pids = self.processes.all();
+        for pid in pids.map_err(|errno| HostError::format(Path::new("/proc"), errno.to_string()))? {
+            let verdict = self.judge(pid, now_ns);
             scan.take(pid, verdict);
         }
-        for (pid, verdict) in self.judge_by_state(&mounts, now_ns, None) {
+        for (pid, verdict) in self.judge_by_state(now_ns, None) {
             scan.take(pid, verdict);
         }
         Ok(scan)
     }
 
-    /// Looks at one process, as after an `exec`.
+    /// Looks at one process, as after an `exec`. `now_ns` is boot time.
     ///
     /// # Errors
     /// `/proc` cannot be read.
     pub(crate) fn check(&mut self, pid: u32, now_ns: u64) -> Result<Verdict, HostError> {
-        let mounts = HostMounts::read(&self.root)?;
-        if self.memory_bytes.is_none() {
-            self.read_memory();
+        if now_ns.saturating_sub(self.mounts_ns) > MOUNTS_AGE_NS {
+            self.mounts = HostMounts::read(&self.root)?;
+            self.mounts_ns = now_ns;
         }
-        let verdict = self.judge(pid, &mounts, now_ns);
-        if !matches!(verdict, Verdict::NotYet(Reason::ForeignProgram)) {
+        let verdict = self.judge(pid, now_ns);
+        if !matches!(verdict, Verdict::NotYet(Reason::StateMissing)) {
             return Ok(verdict);
         }
-        let by_state = self.judge_by_state(&mounts, now_ns, Some(pid)).into_iter().next();
+        // A gofer's sentry may be one that only the state tells.
+        let by_state = self.judge_by_state(now_ns, Some(pid)).into_iter().next();
         Ok(by_state.map_or(verdict, |(_, verdict)| verdict))
     }
 
     /// Looks again at a sandbox that was found; `None` when its sentry is gone or on its way out, and what was known of
     /// it last is what it was.
     pub(crate) fn look(&self, sandbox: &Sandbox) -> Option<Details> {
-        let sentry = Process::open(&self.root, sandbox.sentry.pid).ok()?;
+        let sentry = self.processes.process(sandbox.sentry.pid).ok()?;
         if sentry.id().ok()? != sandbox.sentry {
             return None;
         }
@@ -169,70 +190,77 @@ impl Discovery {
     }
 
     fn forget_dead(&mut self) {
-        let root = &self.root;
-        let lives = |sentry: ProcessId| Process::open(root, sentry.pid).ok()?.id().ok();
+        let processes = &self.processes;
+        let lives = |sentry: ProcessId| processes.process(sentry.pid).and_then(|process| process.id()).ok();
         self.known.retain(|_, known| lives(known.sentry) == Some(known.sentry));
     }
 
-    fn host(&self) -> Host<'_> {
-        Host { root: &self.root, hierarchy: self.hierarchy.as_ref(), memory_bytes: self.memory_bytes }
+    pub(super) fn host(&self) -> Host<'_> {
+        let (root, processes, hierarchy) = (&self.root, &self.processes, self.hierarchy.as_ref());
+        Host { root, processes, hierarchy, memory_bytes: self.memory_bytes }
     }
 
     fn read_memory(&mut self) {
-        let text = self.root.read_bounded(Path::new("/proc/meminfo"), 64 << 10).ok();
+        let text = self.root.read_bounded(Path::new("/proc/meminfo"), MAX_MEMINFO).ok();
         let memory = text.and_then(|text| Meminfo::from_read(text.as_slice()).ok());
         self.memory_bytes = memory.map(|memory| memory.mem_total).or(self.memory_bytes);
     }
 
     /// By the process itself.
-    fn judge(&mut self, pid: u32, mounts: &HostMounts, now_ns: u64) -> Verdict {
-        let process = match Process::open(&self.root, pid) {
-            Ok(process) => process,
-            Err(HostError::Gone { .. }) => return Verdict::Other,
-            Err(_) => return Verdict::Refused(Reason::Unreadable),
-        };
-        let verdict = self.judge_open(pid, &process, mounts, now_ns);
-        verdict.unwrap_or_else(|errno| match errno {
+    fn judge(&mut self, pid: u32, now_ns: u64) -> Verdict {
+        self.judge_process(pid, now_ns).unwrap_or_else(|errno| match errno {
             Errno::ACCESS | Errno::PERM => Verdict::Refused(Reason::Unreadable),
             _ => Verdict::Other,
         })
     }
 
-    fn judge_open(
-        &mut self,
-        pid: u32,
-        process: &Process,
-        mounts: &HostMounts,
-        now_ns: u64,
-    ) -> Result<Verdict, Errno> {
-        let comm = process.comm()?;
-        if !may_be_runsc(&comm) {
+    fn judge_process(&mut self, pid: u32, now_ns: u64) -> Result<Verdict, Errno> {
+        if !self.processes.may_be_runsc(pid)? {
             return Ok(Verdict::Other);
         }
+        let process = self.processes.process(pid)?;
         if let Some(known) = self.known.get(&pid)
             && process.id()? == known.sentry
         {
             return Ok(Verdict::Known(known.sentry));
         }
-        if !mounts.contains(process.exe_mount()?) {
-            let starts = comm.starts_with(SIDECAR) && is_young(process.id()?, now_ns);
-            return Ok(unless(starts, Reason::ForeignProgram));
+        if !self.mounts.contains(process.exe_mount()?) {
+            return Ok(Verdict::Refused(Reason::ForeignProgram));
         }
         match Arguments::parse(&process.cmdline()?) {
             Err(_) => Ok(Verdict::Refused(Reason::BadArguments)),
             Ok(Arguments::Other) => Ok(Verdict::Other),
-            Ok(Arguments::Prewarmer) => Ok(unless(is_young(process.id()?, now_ns), Reason::NoMemoryFile)),
-            Ok(Arguments::Gofer(args)) => {
-                self.learn(process, args.root.as_deref())?;
-                self.gofers.push((process.id()?, args));
-                Ok(Verdict::Other)
+            Ok(Arguments::Gofer(args)) => self.judge_gofer(&process, args, now_ns),
+            Ok(Arguments::Sentry(args)) if HostMounts::holds(&self.root, &process)? => {
+                self.verify(&process, args, Proof::HostProgram, now_ns)
             }
-            Ok(Arguments::Sentry(args)) => self.verify(process, args, Proof::HostProgram, now_ns),
+            Ok(Arguments::Sentry(_)) => Ok(Verdict::Refused(Reason::ForeignProgram)),
         }
     }
 
+    /// A gofer of the host. Its sandbox is another process, which a state file may have to tell.
+    fn judge_gofer(&mut self, process: &Process, args: GoferArgs, now_ns: u64) -> Result<Verdict, Errno> {
+        let gofer = process.id()?;
+        self.learn(process, args.root.as_deref())?;
+        if !self.gofers.iter().any(|(known, _)| *known == gofer) {
+            self.gofers.push((gofer, args));
+        }
+        let known = self.known.values().find(|known| known.gofers.contains(&gofer));
+        Ok(match known {
+            Some(known) => Verdict::Known(known.sentry),
+            None if is_young(gofer, now_ns) => Verdict::NotYet(Reason::StateMissing),
+            None => Verdict::Other,
+        })
+    }
+
     /// The program is believed; whether it is a sentry that has begun.
-    fn verify(&mut self, process: &Process, args: SentryArgs, proof: Proof, now_ns: u64) -> Result<Verdict, Errno> {
+    pub(super) fn verify(
+        &mut self,
+        process: &Process,
+        args: SentryArgs,
+        proof: Proof,
+        now_ns: u64,
+    ) -> Result<Verdict, Errno> {
         let sentry = process.id()?;
         let young = is_young(sentry, now_ns);
         if !process.has_memory_file()? {
@@ -245,7 +273,7 @@ impl Discovery {
         self.add_gofers(&args, &mut details);
         self.learn(process, args.root.as_deref())?;
         let state = args.root.as_deref().map(|root| first_state(root, &args.sandbox_id));
-        self.known.insert(sentry.pid, Known { sentry, state });
+        self.known.insert(sentry.pid, Known { sentry, state, gofers: details.gofers.clone() });
         Ok(Verdict::Found(Box::new(Sandbox { sentry, args, proof, details })))
     }
 
@@ -263,88 +291,11 @@ impl Discovery {
         let root = root.filter(|root| root.is_absolute()).map(usual_form);
         if let Some(root) = root.filter(|root| self.roots.len() < MAX_ROOTS && !self.roots.contains(root))
             && sandbox::is_trusted(process.uid()?)
+            && HostMounts::holds(&self.root, process)?
         {
             self.roots.insert(root);
         }
         Ok(())
-    }
-
-    /// By the state files in the known roots: sentries whose program comes from a mount namespace of its own. `only` is
-    /// the process that is asked for.
-    fn judge_by_state(&mut self, mounts: &HostMounts, now_ns: u64, only: Option<u32>) -> Vec<(u32, Verdict)> {
-        let mut verdicts = Vec::new();
-        for (root, sandbox_id) in self.unknown_states() {
-            let Ok(state) = self.host().state(&root, &sandbox_id, &sandbox_id) else { continue };
-            let Some(pid) = state.sandbox_pid.filter(|pid| only.is_none_or(|only| only == *pid)) else { continue };
-            if self.known.contains_key(&pid) {
-                continue;
-            }
-            let verdict = self.judge_named(pid, &root, &state, mounts, now_ns);
-            // A process that is gone or another left its state behind.
-            verdicts.push((pid, verdict.unwrap_or(Verdict::Other)));
-        }
-        verdicts
-    }
-
-    /// Root and sandbox of state files that belong to no known sandbox.
-    fn unknown_states(&mut self) -> Vec<(PathBuf, String)> {
-        let mut roots: BTreeSet<PathBuf> = USUAL_ROOTS.iter().map(PathBuf::from).collect();
-        let containerd = Path::new(CONTAINERD_ROOTS);
-        let namespaces = self.root.list(containerd, MAX_ROOTS).unwrap_or_default().names;
-        roots.extend(namespaces.iter().map(|name| containerd.join(name)));
-        self.roots.retain(|root| !matches!(self.root.list(root, 1), Err(HostError::Gone { .. })));
-        roots.extend(self.roots.iter().cloned());
-        let known: BTreeSet<&Path> = self.known.values().filter_map(|known| known.state.as_deref()).collect();
-        let mut unknown = Vec::new();
-        for root in roots {
-            let names = self.root.list(&root, MAX_NAMES).unwrap_or_default().names;
-            for name in names {
-                let Some((container, sandbox)) = state::ids_in_name(name.as_bytes()) else { continue };
-                if container == sandbox && !known.contains(root.join(&name).as_path()) && unknown.len() < MAX_STATES {
-                    unknown.push((root.clone(), sandbox.to_owned()));
-                }
-            }
-        }
-        unknown
-    }
-
-    /// The process that a state file names. The file may be left from a sandbox that is gone, and its process id given
-    /// to another since: either it is in the cgroup that the file names, which no container can choose, or the gofer
-    /// that the file names still lives.
-    fn judge_named(
-        &mut self,
-        pid: u32,
-        root: &Path,
-        state: &State,
-        mounts: &HostMounts,
-        now_ns: u64,
-    ) -> Result<Verdict, Errno> {
-        let Ok(process) = Process::open(&self.root, pid) else { return Ok(Verdict::Other) };
-        let in_cgroup = match (&state.cgroup, &self.hierarchy) {
-            (StateCgroup::V1 { path, .. } | StateCgroup::V2 { path, .. }, Some(hierarchy)) if path.depth() > 0 => {
-                process.memory_cgroup(hierarchy.version)?.is_within(path)
-            }
-            _ => self.is_gofer_of_host(state.gofer_pid, mounts),
-        };
-        if !in_cgroup {
-            return Ok(Verdict::Other);
-        }
-        match Arguments::parse(&process.cmdline()?) {
-            Ok(Arguments::Sentry(mut args)) if args.sandbox_id == state.sandbox_id => {
-                // What the process says of the place of its files is not believed.
-                args.root = Some(root.to_owned());
-                self.verify(&process, args, Proof::StateFile, now_ns)
-            }
-            _ => Ok(Verdict::Other),
-        }
-    }
-
-    fn is_gofer_of_host(&self, pid: Option<u32>, mounts: &HostMounts) -> bool {
-        let process = pid.and_then(|pid| Process::open(&self.root, pid).ok());
-        process.is_some_and(|process| {
-            process.exe_mount().is_ok_and(|mount| mounts.contains(mount))
-                && process.cmdline().is_ok_and(|argv| matches!(Arguments::parse(&argv), Ok(Arguments::Gofer(_))))
-        })
     }
 }
 
@@ -357,11 +308,6 @@ impl Scan {
             Verdict::Known(_) | Verdict::Other => {}
         }
     }
-}
-
-/// Names of runsc's processes: `exe`, for it executes `/proc/self/exe`, or the name of a program of its own.
-fn may_be_runsc(comm: &[u8]) -> bool {
-    comm == b"exe" || comm.starts_with(b"runsc") || comm.starts_with(SIDECAR)
 }
 
 fn is_young(process: ProcessId, now_ns: u64) -> bool {

@@ -24,6 +24,18 @@ pub(crate) enum LimitSource {
     Argv,
 }
 
+impl LimitSource {
+    /// Name in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::State => "state",
+            Self::Bundle => "bundle",
+            Self::Argv => "argv",
+        }
+    }
+}
+
 /// A sandbox's effective limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {

@@ -87,7 +87,8 @@ fn a_limit_that_runsc_wrote_and_that_is_not_there_any_more_was_lifted() {
 
 #[test]
 fn zero_negative_and_absurd_limits_are_none() {
-    for text in ["0", "-1", "-9223372036854775808", "9223372036854771712", "25769803776", "1e30", "\"1\"", "null", "[]"] {
+    for text in ["0", "-1", "-9223372036854775808", "9223372036854771712", "25769803776", "1e30", "\"1\"", "null", "[]"]
+    {
         let case = Case {
             cgroup: CgroupReading::NotOwn,
             states: vec![state("s", text)],

@@ -1,9 +1,96 @@
 //! The source that watches gVisor sandboxes: finds them by themselves, measures them, warns before their limit.
+//!
+//! `argv`, `state` and `limit` read what runsc says, `discover` and `sandbox` find and check, `memory` measures,
+//! `watch` decides what a series of measurements means and when the next is due, `watcher` holds all sandboxes.
 
 pub(crate) mod argv;
 pub(crate) mod discover;
-pub(crate) mod limit;
 mod lenient;
+pub(crate) mod limit;
+pub(crate) mod memory;
+mod named;
 pub(crate) mod process;
 pub(crate) mod sandbox;
 pub(crate) mod state;
+pub(crate) mod watch;
+mod watcher;
+
+use std::{io, os::fd::OwnedFd, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    io::unix::AsyncFd,
+    sync::mpsc::{Receiver, Sender},
+    task::JoinSet,
+};
+
+pub(crate) use self::watcher::Wanted;
+use self::{
+    process::ProcessId,
+    watcher::{Sentry, Watcher},
+};
+use crate::{
+    clock,
+    host::{HostRoot, memory::MemoryHierarchy},
+    observation::Observation,
+    stop::Stop,
+};
+
+/// What the source starts with.
+pub(crate) struct Start {
+    /// The host.
+    pub(crate) root: HostRoot,
+    /// The memory cgroups.
+    pub(crate) hierarchy: Option<MemoryHierarchy>,
+    /// What the user wants.
+    pub(crate) wanted: Wanted,
+    /// Processes that may be sentries and began a program; `None` where the kernel does not tell.
+    pub(crate) execs: Option<Receiver<u32>>,
+}
+
+/// Watches until `stop`.
+pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
+    let Start { root, hierarchy, wanted, mut execs } = start;
+    let mut watcher = Watcher::new(root, hierarchy, wanted, execs.is_some()).context("look for gVisor sandboxes")?;
+    let mut sentries = JoinSet::new();
+    loop {
+        watcher.tick(clock::boot_ns());
+        for sentry in watcher.take_new() {
+            let _handle = sentries.spawn(end_of(sentry));
+        }
+        for observation in watcher.take_observations() {
+            out.send(observation).await.context("pass on an observation")?;
+        }
+        let now_ns = clock::boot_ns();
+        let wait = Duration::from_nanos(watcher.next_deadline(now_ns).saturating_sub(now_ns));
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            pid = next_exec(&mut execs) => watcher.exec(pid, clock::boot_ns()),
+            Some(ended) = sentries.join_next() => {
+                if let Ok(Ok(id)) = ended {
+                    watcher.ended(id, clock::boot_ns());
+                }
+            }
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// The next process that may be a sentry; never where the kernel does not tell.
+async fn next_exec(execs: &mut Option<Receiver<u32>>) -> u32 {
+    match execs {
+        Some(receiver) => match receiver.recv().await {
+            Some(pid) => pid,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of a sentry.
+async fn end_of(sentry: Sentry) -> io::Result<ProcessId> {
+    // SAFETY: an `OwnedFd` always gives the same descriptor and owns it.
+    let pidfd: AsyncFd<OwnedFd> = unsafe { AsyncFd::register(sentry.pidfd) }.map_err(|error| error.into_parts().1)?;
+    let _readable = pidfd.readable().await?;
+    Ok(sentry.id)
+}

@@ -2,13 +2,7 @@
 //! mounts of the host, `/proc/1/mountinfo`. Bounded reads through one handle, which a new process of the same id never
 //! answers for.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::Read as _,
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{collections::HashSet, fs::File, io::Read as _, os::fd::OwnedFd, path::Path};
 
 use procfs::{FromRead as _, ProcessCGroups, process::Stat};
 use rustix::{
@@ -29,8 +23,8 @@ const MAX_FILE: usize = 64 << 10;
 const MAX_MOUNTINFO: usize = 16 << 20;
 /// Descriptors looked at for the memory file; a sentry opens it among its first ten.
 const MAX_FDS: usize = 1024;
-/// Processes listed; no host has more names in `/proc`.
-const MAX_PROCESSES: usize = 1 << 20;
+/// Room for the name of a thread (`TASK_COMM_LEN` and a line feed).
+const MAX_COMM: usize = 64;
 /// What the file that holds an application's memory is called, in every release from 2022 to 2026.
 const MEMORY_FILE: &[u8] = b"/memfd:runsc-memory (deleted)";
 
@@ -50,6 +44,45 @@ impl ProcessId {
     }
 }
 
+/// The host's `/proc`.
+#[derive(Debug)]
+pub(super) struct Processes(OwnedFd);
+
+impl Processes {
+    /// # Errors
+    /// `/proc` cannot be opened.
+    pub(super) fn open(root: &HostRoot) -> Result<Self, HostError> {
+        root.open(Path::new("/proc"), OFlags::RDONLY | OFlags::DIRECTORY).map(Self)
+    }
+
+    /// Ids of all processes.
+    pub(super) fn all(&self) -> Result<Vec<u32>, Errno> {
+        let mut pids = Vec::new();
+        for entry in Dir::read_from(&self.0)? {
+            let entry = entry?;
+            pids.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+        }
+        Ok(pids)
+    }
+
+    /// Whether a process is called like one of runsc's. Read without touching its memory, so that nothing it does can
+    /// hold the reader up.
+    pub(super) fn may_be_runsc(&self, pid: u32) -> Result<bool, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.0, format!("{pid}/comm"), flags, Mode::empty())?;
+        let mut comm = [0; MAX_COMM];
+        let length = rustix::io::read(&fd, &mut comm)?;
+        let comm = comm.get(..length).unwrap_or_default().trim_ascii_end();
+        Ok(comm == b"exe" || comm.starts_with(b"runsc") || comm.starts_with(b"gvisor"))
+    }
+
+    pub(super) fn process(&self, pid: u32) -> Result<Process, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&self.0, pid.to_string(), flags, Mode::empty())?;
+        Ok(Process { folder, pid })
+    }
+}
+
 /// A handle on a process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -58,24 +91,10 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Opens `/proc/<pid>`.
-    pub(super) fn open(root: &HostRoot, pid: u32) -> Result<Self, HostError> {
-        let folder = Path::new("/proc").join(pid.to_string());
-        let folder = root.open(&folder, OFlags::PATH | OFlags::DIRECTORY)?;
-        Ok(Self { folder, pid })
-    }
-
     pub(super) fn id(&self) -> Result<ProcessId, Errno> {
         let stat = self.read("stat", MAX_FILE)?;
         let stat = Stat::from_read(stat.as_slice()).map_err(|_unlike_a_stat| Errno::INVAL)?;
         Ok(ProcessId { pid: self.pid, start_ticks: stat.starttime })
-    }
-
-    /// Name of its first thread. Read without touching its memory, so nothing it does can hold the reader up.
-    pub(super) fn comm(&self) -> Result<Vec<u8>, Errno> {
-        let mut comm = self.read("comm", MAX_FILE)?;
-        comm.pop_if(|byte| *byte == b'\n');
-        Ok(comm)
     }
 
     /// Its arguments. Read from its memory: a process of a container could hold the reader up.
@@ -161,6 +180,15 @@ impl HostMounts {
     pub(super) fn contains(&self, mount: u64) -> bool {
         self.0.contains(&mount)
     }
+
+    /// Whether the program of a process comes from one of the host's mounts, beyond doubt: an id of a mount that is
+    /// gone is soon given to another, and a runtime's process becomes a container's by one more `exec`. The process
+    /// keeps the mount of its program from going while they are read.
+    pub(super) fn holds(root: &HostRoot, process: &Process) -> Result<bool, Errno> {
+        let before = process.exe_mount()?;
+        let mounts = Self::read(root).map_err(|_unreadable| Errno::ACCESS)?;
+        Ok(mounts.contains(before) && process.exe_mount()? == before)
+    }
 }
 
 fn ids(mountinfo: &[u8]) -> HashSet<u64> {
@@ -168,13 +196,3 @@ fn ids(mountinfo: &[u8]) -> HashSet<u64> {
     let first = lines.filter_map(|line| line.split(|byte| *byte == b' ').next());
     first.filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect()
 }
-
-/// Ids of all processes of the host.
-///
-/// # Errors
-/// `/proc` cannot be read.
-pub(super) fn all(root: &HostRoot) -> Result<Vec<u32>, HostError> {
-    let names = root.list(Path::new("/proc"), MAX_PROCESSES)?.names;
-    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
-}
-

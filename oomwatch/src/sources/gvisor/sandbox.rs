@@ -9,7 +9,7 @@ use rustix::{fs::OFlags, io::Errno};
 use super::{
     argv::{Arguments, SentryArgs},
     limit::{self, CgroupReading, Limit, MemoryMax, Readings},
-    process::{Process, ProcessId},
+    process::{Process, ProcessId, Processes},
     state::{self, BundleLimit, State, StateCgroup, StateError},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Names listed in runsc's root: two or three for each container of the host.
-const MAX_NAMES: usize = 16_384;
+pub(super) const MAX_NAMES: usize = 16_384;
 /// Containers of one sandbox; Kubernetes sets no limit, pods have below ten.
 const MAX_CONTAINERS: usize = 256;
 /// Largest `memory.stat` or `memory.max` read, bytes.
@@ -107,6 +107,7 @@ impl Details {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Host<'a> {
     pub(super) root: &'a HostRoot,
+    pub(super) processes: &'a Processes,
     pub(super) hierarchy: Option<&'a MemoryHierarchy>,
     /// Memory of the host, bytes.
     pub(super) memory_bytes: Option<u64>,
@@ -205,7 +206,7 @@ impl Host<'_> {
 
     /// The gofer that a state file names, if it still is one.
     fn gofer(&self, pid: u32) -> Option<ProcessId> {
-        let process = Process::open(self.root, pid).ok()?;
+        let process = self.processes.process(pid).ok()?;
         let arguments = Arguments::parse(&process.cmdline().ok()?);
         matches!(arguments, Ok(Arguments::Gofer(_))).then(|| process.id().ok()).flatten()
     }
@@ -286,8 +287,10 @@ fn named_cgroup(root: Option<&State>, args: &SentryArgs, bundle: &BundleLimit) -
         Some(StateCgroup::None) => Named::None,
         None if args.ignore_cgroups => Named::None,
         // A path for systemd (`slice:prefix:name`) stands for another.
-        None => bundle.cgroups_path.as_deref().filter(|path| path.starts_with('/')).map_or(Named::None, |path| {
-            Named::At { path: CgroupPath::from_bytes(path.as_bytes()), made: false }
-        }),
+        None => bundle
+            .cgroups_path
+            .as_deref()
+            .filter(|path| path.starts_with('/'))
+            .map_or(Named::None, |path| Named::At { path: CgroupPath::from_bytes(path.as_bytes()), made: false }),
     }
 }

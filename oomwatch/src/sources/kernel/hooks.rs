@@ -131,6 +131,8 @@ pub(crate) struct Attached {
     pub(crate) run: Option<Method>,
     /// A run tells whether it kills.
     pub(crate) sees_killing: bool,
+    /// Starts of programs are seen.
+    pub(crate) sees_exec: bool,
     /// An OOM without a kill is seen exactly.
     pub(crate) sees_no_kill: bool,
 }
@@ -150,9 +152,10 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
     prober.victim_hook(&mut attached, layout);
     prober.no_kill_hook(&mut attached, layout);
     let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { RECLAIM_NAMED } else { RECLAIM };
-    for hook in [reclaim, EXEC] {
-        attached.hooks.push(prober.raw_hook(hook));
-    }
+    attached.hooks.push(prober.raw_hook(reclaim));
+    let exec = prober.raw_hook(EXEC);
+    attached.sees_exec = exec.outcome.is_ok();
+    attached.hooks.push(exec);
     attached
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Sight {
     pub(crate) degraded: Vec<String>,
     /// Victims come with their cgroup from the kernel.
     pub(crate) exact_victim: bool,
+    /// Starts of programs are seen.
+    pub(crate) sees_exec: bool,
     /// What conclusions depend on.
     pub(crate) facts: SourceFacts,
 }
@@ -167,6 +169,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
     Sight {
         tier,
         exact_victim: layout.is_some(),
+        sees_exec: attached.sees_exec,
         facts: SourceFacts {
             sees_killing: attached.sees_killing,
             sees_run: attached.run.is_some(),

@@ -33,11 +33,8 @@ struct Names {
     optional: &'static [&'static str],
 }
 
-static V1: Names = Names {
-    usage: "memory.usage_in_bytes",
-    reclaimable: &["total_active_file", "total_inactive_file"],
-    optional: &[],
-};
+static V1: Names =
+    Names { usage: "memory.usage_in_bytes", reclaimable: &["total_active_file", "total_inactive_file"], optional: &[] };
 static V2: Names =
     Names { usage: "memory.current", reclaimable: &["active_file", "inactive_file"], optional: &["slab_reclaimable"] };
 

@@ -16,8 +16,6 @@ mod process;
 pub(crate) use cgroup::CgroupFiles;
 pub(crate) use process::ProcessKey;
 
-use std::fmt;
-
 use crate::host::{HostError, HostRoot};
 use memfd::MemoryFiles;
 
@@ -42,13 +40,14 @@ pub(crate) enum Estimator {
     RssSum,
 }
 
-impl fmt::Display for Estimator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Estimator {
+    /// Name in events and of `--estimator`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Cgroup => "cgroup",
             Self::Memfd => "memfd",
             Self::RssSum => "rss-sum",
-        })
+        }
     }
 }
 

@@ -126,6 +126,15 @@ impl Watch {
         Some(Crossing { kind, reading, growth_bytes_per_second, time_to_limit })
     }
 
+    /// Nothing could be read: look again at the usual time.
+    pub(crate) fn skip(&mut self, boot_ns: u64) {
+        if let Some(last) = &mut self.last {
+            last.boot_ns = boot_ns;
+        } else {
+            self.last = Some(Reading { boot_ns, usage_bytes: 0, limit: None });
+        }
+    }
+
     /// When to look again; at once where nothing was seen yet.
     pub(crate) fn due(&self) -> Due {
         let Some(last) = self.last else { return Due { wanted_ns: 0, latest_ns: 0 } };

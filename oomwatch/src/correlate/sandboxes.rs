@@ -1,0 +1,206 @@
+//! gVisor sandboxes: whose a victim was and in which role, warnings of their memory, and what became of them after a
+//! kill. Known for a while after their end: cgroup and state file are often gone before anybody asks.
+
+use std::collections::HashMap;
+
+use super::{Finding, Subject};
+use crate::{
+    event::{Body, Confidence, MemoryWarning, OomOutcome, Role, Severity, Source},
+    observation::{MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
+    workload::Workload,
+};
+
+/// How long an ended sandbox is remembered, and how long a warning before a kill is of the same incident.
+const REMEMBER_NS: u64 = 60_000_000_000;
+/// From a kill to the verdict on the sandbox, which is promised within two seconds.
+const VERDICT_AFTER_NS: u64 = 1_800_000_000;
+
+/// One sandbox.
+#[derive(Debug)]
+struct Entry {
+    sandbox: Sandbox,
+    /// The incident of its last warning, and when that was last true.
+    warning: Option<(String, u64)>,
+    /// It is above a line now.
+    warned: bool,
+    /// A kill whose outcome is awaited.
+    kill: Option<(String, u64)>,
+    ended_ns: Option<u64>,
+}
+
+/// What a victim was.
+#[derive(Debug, Clone)]
+pub(super) struct SandboxVictim {
+    pub(super) key: SandboxKey,
+    pub(super) role: Role,
+    pub(super) workload: Workload,
+    /// Of the warning before, where there was one.
+    pub(super) incident_id: Option<String>,
+}
+
+/// All sandboxes.
+#[derive(Debug, Default)]
+pub(super) struct Sandboxes {
+    entries: HashMap<SandboxKey, Entry>,
+}
+
+impl Sandboxes {
+    /// A sandbox was found, or changed.
+    pub(super) fn found(&mut self, sandbox: Sandbox) {
+        self.forget(sandbox.boot_ns);
+        if let Some(entry) = self.entries.get_mut(&sandbox.key) {
+            entry.sandbox = sandbox;
+        } else {
+            let entry = Entry { warning: None, warned: false, kill: None, ended_ns: None, sandbox };
+            self.entries.insert(entry.sandbox.key, entry);
+        }
+    }
+
+    /// A sandbox ended: so did the wait for what a kill did to it.
+    pub(super) fn gone(&mut self, gone: SandboxGone) -> Option<Finding> {
+        let entry = self.entries.get_mut(&gone.key)?;
+        entry.ended_ns = Some(gone.boot_ns);
+        let (incident_id, _) = entry.kill.take()?;
+        Some(entry.outcome(gone.boot_ns, incident_id, false))
+    }
+
+    /// A line was crossed.
+    pub(super) fn crossed(&mut self, crossed: &MemoryCrossed, incident_id: String) -> Option<Finding> {
+        let entry = self.entries.get_mut(&crossed.key)?;
+        let incident_id = match entry.warning.take() {
+            Some((incident_id, _)) if entry.warned => incident_id,
+            _ => incident_id,
+        };
+        entry.warned = crossed.line != MemoryLine::Recovered;
+        entry.warning = Some((incident_id.clone(), crossed.boot_ns));
+        Some(entry.warning(crossed, incident_id))
+    }
+
+    /// Whose sandbox a victim belonged to.
+    pub(super) fn of(&self, victim: &Victim) -> Option<SandboxVictim> {
+        let entry =
+            self.entries.values().filter(|entry| entry.holds(victim)).max_by_key(|entry| entry.sandbox.boot_ns)?;
+        let role = entry.role(victim);
+        let fresh = |at: u64| entry.warned || victim.boot_ns.saturating_sub(at) < REMEMBER_NS;
+        let incident_id =
+            entry.warning.as_ref().filter(|(_, at)| fresh(*at)).map(|(incident_id, _)| incident_id.clone());
+        Some(SandboxVictim { key: entry.sandbox.key, role, workload: entry.sandbox.workload.clone(), incident_id })
+    }
+
+    /// A kill in a sandbox was told: its outcome is awaited. The sandbox may have ended already.
+    pub(super) fn killed(&mut self, key: SandboxKey, boot_ns: u64, incident_id: &str) -> Option<Finding> {
+        let entry = self.entries.get_mut(&key)?;
+        if let Some(ended_ns) = entry.ended_ns {
+            let told = entry.kill.take().is_some();
+            return (!told).then(|| entry.outcome(ended_ns.max(boot_ns), incident_id.to_owned(), false));
+        }
+        entry.kill.get_or_insert_with(|| (incident_id.to_owned(), boot_ns));
+        None
+    }
+
+    /// Sandboxes that still live when the verdict is due survived.
+    pub(super) fn due(&mut self, now_ns: u64) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for entry in self.entries.values_mut() {
+            if let Some((incident_id, _)) = entry.kill.take_if(|(_, at)| at.saturating_add(VERDICT_AFTER_NS) <= now_ns)
+            {
+                found.push(entry.outcome(now_ns, incident_id, true));
+            }
+        }
+        found
+    }
+
+    /// When [`Self::due`] has something next.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        let kills = self.entries.values().filter_map(|entry| entry.kill.as_ref());
+        kills.map(|(_, at)| at.saturating_add(VERDICT_AFTER_NS)).min()
+    }
+
+    fn forget(&mut self, now_ns: u64) {
+        self.entries.retain(|_, entry| entry.ended_ns.is_none_or(|at| now_ns.saturating_sub(at) < REMEMBER_NS));
+    }
+}
+
+impl Entry {
+    /// By its cgroup, which a victim cannot choose; by process id where the sandbox has none of its own.
+    fn holds(&self, victim: &Victim) -> bool {
+        match &self.sandbox.cgroup {
+            Some((memcg, _)) => is_in(victim, *memcg),
+            None => victim.pid.is_some_and(|pid| self.is_sentry(pid) || self.sandbox.gofers.contains(&pid)),
+        }
+    }
+
+    fn is_sentry(&self, pid: u32) -> bool {
+        pid == self.sandbox.key.pid
+    }
+
+    fn role(&self, victim: &Victim) -> Role {
+        match victim.pid {
+            Some(pid) if self.is_sentry(pid) => Role::Sentry,
+            Some(pid) if self.sandbox.gofers.contains(&pid) => Role::Gofer,
+            _ => Role::Stub,
+        }
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        let (memcg, path) = self.sandbox.cgroup.clone()?;
+        Some(Subject { memcg, path: Some(path) })
+    }
+
+    fn finding(&self, boot_ns: u64, body: Body, severity: Severity, incident_id: String) -> Finding {
+        Finding {
+            boot_ns,
+            body,
+            severity,
+            source: Source::Gvisor,
+            confidence: Confidence::Exact,
+            incident_id: Some(incident_id),
+            subject: self.subject(),
+            sandbox: Some(self.sandbox.workload.clone()),
+            limit_depth: None,
+        }
+    }
+
+    fn outcome(&self, boot_ns: u64, incident_id: String, container_survived: bool) -> Finding {
+        let severity = if container_survived { Severity::Warning } else { Severity::Critical };
+        self.finding(
+            boot_ns,
+            Body::OomOutcome(OomOutcome { container_survived, exit_code: None }),
+            severity,
+            incident_id,
+        )
+    }
+
+    fn warning(&self, crossed: &MemoryCrossed, incident_id: String) -> Finding {
+        let (kind, severity): (fn(MemoryWarning) -> Body, Severity) = match crossed.line {
+            MemoryLine::Near => (Body::NearLimit, Severity::Warning),
+            MemoryLine::Over => (Body::OverLimit, Severity::Warning),
+            MemoryLine::Recovered => (Body::Recovered, Severity::Info),
+        };
+        let finding = self.finding(crossed.boot_ns, kind(measured(crossed)), severity, incident_id);
+        // A cgroup's charge is the kernel's word, the rest is the agent's measurement.
+        let confidence = if crossed.estimator == "cgroup" { Confidence::Exact } else { Confidence::Estimated };
+        Finding { confidence, ..finding }
+    }
+}
+
+fn is_in(victim: &Victim, memcg: MemcgId) -> bool {
+    victim.memcg == Some(memcg) || victim.levels.iter().any(|level| level.memcg == memcg)
+}
+
+fn measured(crossed: &MemoryCrossed) -> MemoryWarning {
+    #[expect(clippy::cast_precision_loss, reason = "a percentage of at most three digits")]
+    let percent = |limit: u64| (crossed.usage_bytes as f64 / limit as f64 * 1000.0).round() / 10.0;
+    MemoryWarning {
+        pid: crossed.key.pid,
+        usage_bytes: crossed.usage_bytes,
+        limit_bytes: crossed.limit.map(|limit| limit.bytes),
+        usage_percent: crossed.limit.map(|limit| percent(limit.bytes)),
+        threshold_percent: crossed.threshold_percent,
+        limit_source: crossed.limit.map(|limit| limit.source),
+        limit_enforced: crossed.limit.map(|limit| limit.enforced),
+        estimator: crossed.estimator,
+        growth_bytes_per_second: crossed.growth_bytes_per_second,
+        time_to_limit_seconds: crossed.time_to_limit.map(|time| time.as_secs_f64()),
+    }
+}

@@ -1,0 +1,334 @@
+//! All sandboxes under watch: finds them, measures each when it is due, looks at their files again now and then.
+//! Blocking, but each call is short: a reading takes some 20 us, a scan of `/proc` some milliseconds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{
+    discover::{Discovery, Sandbox, Verdict},
+    limit::Limit,
+    memory::{CgroupFiles, Choice, Meter, MeterError, ProcessKey},
+    process::ProcessId,
+    sandbox::Reason,
+    watch::{self, Budget, Crossing, Due, Kind, Line, Reading, Settings, Watch},
+};
+use crate::{
+    clock,
+    host::{HostError, HostRoot, memory::MemoryHierarchy},
+    observation::{self, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey},
+    workload::{Engine, Runtime, Workload},
+};
+
+/// How often the files of a sandbox are looked at again: limits change, containers join a pod.
+const LOOK_AGAIN_NS: u64 = 5_000_000_000;
+/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms.
+const STARTING_NS: u64 = 10_000_000;
+/// How often; then it is left to the next scan.
+const STARTING_LOOKS: u32 = 100;
+/// How often all processes are looked at, where starts are told by the kernel; a net below that.
+const SCAN_NS: u64 = 10_000_000_000;
+/// The same where they are not told: a sandbox is to be found within a second.
+const SCAN_ALONE_NS: u64 = 800_000_000;
+
+/// What the user wants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// How memory is measured.
+    pub(crate) estimator: Choice,
+    /// When to warn and how often to look.
+    pub(crate) settings: Settings,
+}
+
+/// One sandbox under watch.
+struct Watched {
+    sandbox: Sandbox,
+    meter: Meter,
+    watch: Watch,
+    limit: Option<Limit>,
+    look_ns: u64,
+}
+
+/// A sentry whose end can be waited for.
+pub(super) struct Sentry {
+    pub(super) id: ProcessId,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// All sandboxes.
+pub(super) struct Watcher {
+    root: HostRoot,
+    hierarchy: Option<MemoryHierarchy>,
+    wanted: Wanted,
+    discovery: Discovery,
+    watched: HashMap<ProcessId, Watched>,
+    starting: BTreeMap<u32, (u64, u32)>,
+    budget: Budget,
+    scan_every_ns: u64,
+    scan_ns: u64,
+    skipped: BTreeSet<Reason>,
+    /// Found since the last call of [`Self::take_new`].
+    new: Vec<Sentry>,
+    out: Vec<Observation>,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        root: HostRoot,
+        hierarchy: Option<MemoryHierarchy>,
+        wanted: Wanted,
+        sees_exec: bool,
+    ) -> Result<Self, HostError> {
+        Ok(Self {
+            discovery: Discovery::new(root.clone(), hierarchy.clone())?,
+            root,
+            hierarchy,
+            wanted,
+            watched: HashMap::new(),
+            starting: BTreeMap::new(),
+            budget: Budget::new(clock::boot_ns()),
+            scan_every_ns: if sees_exec { SCAN_NS } else { SCAN_ALONE_NS },
+            scan_ns: 0,
+            skipped: BTreeSet::new(),
+            new: Vec::new(),
+            out: Vec::new(),
+        })
+    }
+
+    /// What was seen since the last call.
+    pub(super) fn take_observations(&mut self) -> Vec<Observation> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Sentries found since the last call.
+    pub(super) fn take_new(&mut self) -> Vec<Sentry> {
+        std::mem::take(&mut self.new)
+    }
+
+    /// A process that may be a sentry began a program.
+    pub(super) fn exec(&mut self, pid: u32, now_ns: u64) {
+        self.starting.insert(pid, (now_ns, 0));
+        self.check_starting(now_ns);
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now_ns: u64) {
+        if self.scan_ns <= now_ns {
+            self.scan(now_ns);
+        }
+        self.check_starting(now_ns);
+        let due: Vec<ProcessId> = self.watched.keys().copied().collect();
+        for id in due {
+            self.look_again(id, now_ns);
+            self.measure(id, now_ns);
+        }
+    }
+
+    /// When [`Self::tick`] is next due.
+    pub(super) fn next_deadline(&mut self, now_ns: u64) -> u64 {
+        let budget = &mut self.budget;
+        let readings = self.watched.values().map(|watched| budget.admit(now_ns, watched.watch.due()));
+        let looks = self.watched.values().map(|watched| watched.look_ns);
+        let starting = self.starting.values().map(|(at, _)| *at);
+        let next = readings.min().into_iter().chain(looks).chain(starting).chain([self.scan_ns]).min();
+        next.unwrap_or(self.scan_ns)
+    }
+
+    fn scan(&mut self, now_ns: u64) {
+        self.scan_ns = now_ns.saturating_add(self.scan_every_ns);
+        let scan = match self.discovery.scan(now_ns) {
+            Ok(scan) => scan,
+            Err(error) => {
+                tracing::warn!(%error, "gVisor sandboxes cannot be looked for");
+                return;
+            }
+        };
+        for sandbox in scan.found {
+            self.found(sandbox, now_ns);
+        }
+        for pid in scan.starting {
+            self.starting.entry(pid).or_insert((now_ns, 0));
+        }
+        for (reason, count) in scan.skipped {
+            self.note_skipped(reason, count);
+        }
+    }
+
+    /// Said once for each reason; a sandbox passed over again and again is no news.
+    fn note_skipped(&mut self, reason: Reason, count: u32) {
+        if self.skipped.insert(reason) {
+            tracing::info!(reason = reason.as_str(), count, "a process that looks like gVisor is not watched");
+        }
+    }
+
+    fn check_starting(&mut self, now_ns: u64) {
+        let due: Vec<u32> = self.starting.iter().filter(|(_, (at, _))| *at <= now_ns).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            let Some((_, looks)) = self.starting.remove(&pid) else { continue };
+            match self.discovery.check(pid, now_ns) {
+                Ok(Verdict::Found(sandbox)) => self.found(*sandbox, now_ns),
+                Ok(Verdict::NotYet(_)) if looks < STARTING_LOOKS => {
+                    self.starting.insert(pid, (now_ns.saturating_add(STARTING_NS), looks + 1));
+                }
+                Ok(Verdict::NotYet(reason) | Verdict::Refused(reason)) => self.note_skipped(reason, 1),
+                Ok(Verdict::Known(_) | Verdict::Other) => {}
+                Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
+            }
+        }
+    }
+
+    fn found(&mut self, sandbox: Sandbox, now_ns: u64) {
+        let id = sandbox.sentry;
+        // Opened before the identity is checked again, so that it cannot be a later process of the same id.
+        let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw);
+        let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(details) = self.discovery.look(&sandbox) else { return self.discovery.forget(id) };
+        let sandbox = Sandbox { details, ..sandbox };
+        let own_cgroup = sandbox.details.cgroup.as_ref().filter(|cgroup| cgroup.own);
+        let files = own_cgroup
+            .zip(self.hierarchy.as_ref())
+            .map(|(cgroup, hierarchy)| CgroupFiles::new(&hierarchy.folder(&cgroup.path), hierarchy.version));
+        let mut watched = Watched {
+            meter: Meter::new(self.wanted.estimator, key(id), files),
+            watch: Watch::new(self.wanted.settings),
+            limit: sandbox.details.limit,
+            look_ns: now_ns.saturating_add(LOOK_AGAIN_NS),
+            sandbox,
+        };
+        watched.meter.set_gofers(watched.sandbox.details.gofers.iter().copied().map(key).collect());
+        say_found(&watched, self.wanted.settings);
+        self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
+        self.watched.insert(id, watched);
+        if let Some(pidfd) = pidfd {
+            self.new.push(Sentry { id, pidfd });
+        }
+    }
+
+    /// A sentry ended.
+    pub(super) fn ended(&mut self, id: ProcessId, now_ns: u64) {
+        self.discovery.forget(id);
+        if let Some(watched) = self.watched.remove(&id) {
+            let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: watched.watch.peak_bytes() };
+            self.out.push(Observation::SandboxGone(gone));
+        }
+    }
+
+    fn look_again(&mut self, id: ProcessId, now_ns: u64) {
+        let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= now_ns) else { return };
+        watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+        let Some(details) = self.discovery.look(&watched.sandbox) else { return };
+        watched.limit = details.limit;
+        if details != watched.sandbox.details {
+            watched.meter.set_gofers(details.gofers.iter().copied().map(key).collect());
+            watched.sandbox.details = details;
+            self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
+        }
+    }
+
+    fn measure(&mut self, id: ProcessId, now_ns: u64) {
+        let Some(watched) = self.watched.get_mut(&id) else { return };
+        let due: Due = watched.watch.due();
+        if self.budget.admit(now_ns, due) > now_ns {
+            return;
+        }
+        let measured = match watched.meter.read(&self.root, now_ns) {
+            Ok(measured) => measured,
+            Err(MeterError::Host(HostError::Gone { .. })) => return self.ended(id, now_ns),
+            Err(error) => {
+                tracing::debug!(%error, pid = id.pid, "a sandbox cannot be measured");
+                return watched.watch.skip(now_ns);
+            }
+        };
+        let limit = watched.limit.map(|limit| watch::Limit { bytes: limit.bytes, enforced: limit.enforced });
+        let crossing = watched.watch.observe(Reading { boot_ns: now_ns, usage_bytes: measured.usage_bytes, limit });
+        let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
+        self.budget.spend(now_ns, due, cost);
+        if let Some(crossing) = crossing {
+            let threshold_percent = self.wanted.settings.threshold_percent;
+            let estimator = measured.estimator.name();
+            self.out.push(crossed(id, &crossing, watched.limit, threshold_percent, estimator));
+        }
+    }
+}
+
+fn key(id: ProcessId) -> ProcessKey {
+    ProcessKey { pid: id.pid, start_ticks: id.start_ticks }
+}
+
+fn observed(id: ProcessId) -> SandboxKey {
+    SandboxKey { pid: id.pid, start_ticks: id.start_ticks }
+}
+
+fn limit(limit: Limit) -> MemoryLimit {
+    MemoryLimit { bytes: limit.bytes, source: limit.source.name(), enforced: limit.enforced }
+}
+
+fn crossed(
+    id: ProcessId,
+    crossing: &Crossing,
+    in_force: Option<Limit>,
+    threshold_percent: u8,
+    estimator: &'static str,
+) -> Observation {
+    Observation::MemoryCrossed(Box::new(MemoryCrossed {
+        boot_ns: crossing.reading.boot_ns,
+        key: observed(id),
+        line: match crossing.kind {
+            Kind::Rose(Line::NearLimit) => MemoryLine::Near,
+            Kind::Rose(Line::OverLimit) => MemoryLine::Over,
+            Kind::Recovered => MemoryLine::Recovered,
+        },
+        usage_bytes: crossing.reading.usage_bytes,
+        limit: in_force.map(limit),
+        threshold_percent,
+        estimator,
+        growth_bytes_per_second: crossing.growth_bytes_per_second,
+        time_to_limit: crossing.time_to_limit,
+    }))
+}
+
+/// What the files of a sandbox say of it. Names of the container come from its engine's files, by its id.
+fn describe(sandbox: &Sandbox, now_ns: u64) -> observation::Sandbox {
+    let root = sandbox.details.root();
+    let own = sandbox.details.cgroup.as_ref().filter(|cgroup| cgroup.own);
+    let names = root.map(|state| &state.names);
+    let workload = Workload {
+        runtime: Runtime::Runsc,
+        engine: root.is_none().then_some(Engine::None),
+        container_id: Some(sandbox.args.sandbox_id.clone()),
+        container_name: names.and_then(|names| names.container_name.clone()),
+        sandbox_id: Some(sandbox.args.sandbox_id.clone()),
+        pod_uid: names.and_then(|names| names.pod_uid.clone()),
+        pod_name: root.and_then(|state| state.pod_name.clone()),
+        pod_namespace: root.and_then(|state| state.pod_namespace.clone()),
+        image: names.and_then(|names| names.image.clone()),
+        ..Workload::default()
+    };
+    observation::Sandbox {
+        key: observed(sandbox.sentry),
+        boot_ns: now_ns,
+        cgroup: own.map(|cgroup| (cgroup.memcg, cgroup.path.clone())),
+        gofers: sandbox.details.gofers.iter().map(|gofer| gofer.pid).collect(),
+        workload,
+        limit: sandbox.details.limit.map(limit),
+    }
+}
+
+/// The original system's words.
+fn say_found(watched: &Watched, settings: Settings) {
+    const MIB: u64 = 1 << 20;
+    let limit = watched.limit.map(|limit| limit.bytes);
+    let threshold = limit.map(|bytes| bytes / 100 * u64::from(settings.threshold_percent));
+    tracing::info!(
+        pid = watched.sandbox.sentry.pid,
+        memory_limit_mb = limit.map(|bytes| bytes / MIB),
+        threshold_mb = threshold.map(|bytes| bytes / MIB),
+        threshold_percent = settings.threshold_percent,
+        sandbox_id = watched.sandbox.args.sandbox_id,
+        "starting gVisor OOM watcher with memory monitoring"
+    );
+}

@@ -110,6 +110,16 @@ pub struct PathBytes {
     pub bytes: [u8; PATH_CAPACITY],
 }
 
+/// A futile reclaim of a thread: what a thread reclaims for before it calls the OOM killer is the limit it ran into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Reclaimed {
+    /// kernfs id of the memcg at its limit.
+    pub memcg_id: u64,
+    /// When, boot time in nanoseconds.
+    pub boot_ns: u64,
+}
+
 /// A task was marked as an OOM victim (`oom:mark_victim`).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -146,6 +156,8 @@ pub struct KillRecord {
     pub pgtables_bytes: u64,
     /// Counter `oom_kill` of the victim's own memcg, this kill included.
     pub local_oom_kill: u64,
+    /// The memcg that stood at its limit when the trigger last reclaimed nothing from it; id 0: never seen.
+    pub reclaimed: Reclaimed,
     /// 1 where the four rss counters, `total_vm` and `pgtables` were read.
     pub has_memory: u32,
     /// Entries used in `levels`.
@@ -251,7 +263,7 @@ const _: () = {
     assert!(size_of::<MemcgLevel>() == 40);
     assert!(size_of::<OomContext>() == 64);
     assert!(size_of::<PathBytes>() == 8 + PATH_CAPACITY);
-    assert!(size_of::<KillRecord>() == 216 + 40 * MAX_LEVELS + 8 + PATH_CAPACITY);
+    assert!(size_of::<KillRecord>() == 232 + 40 * MAX_LEVELS + 8 + PATH_CAPACITY);
     assert!(size_of::<OomEndRecord>() == 96);
     assert!(size_of::<CgroupRecord>() == 32 + 8 + PATH_CAPACITY);
     assert!(size_of::<PressureRecord>() == 16 + 40 + 16 + 8 + PATH_CAPACITY);

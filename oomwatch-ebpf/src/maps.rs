@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use oomwatch_common::{CgroupRecord, KillRecord, OomContext, PressureCounters, PressureRecord};
+use oomwatch_common::{CgroupRecord, KillRecord, OomContext, PressureCounters, PressureRecord, Reclaimed};
 
 /// Room for about a thousand kills that the agent has not read yet.
 const OOM_RING_BYTES: u32 = 1 << 20;
@@ -14,6 +14,8 @@ const CHANGE_RING_BYTES: u32 = 1 << 18;
 const MAX_RUNS: u32 = 64;
 /// Memcgs whose futile reclaim is counted; the least recently hit is forgotten.
 const MAX_PRESSURE: u32 = 1024;
+/// Threads whose futile reclaim is remembered: as many may wait for the one OOM killer.
+const MAX_RECLAIMERS: u32 = 4096;
 
 /// Victims and ends of runs. A ring of their own: a storm of cgroups must not cost a kill.
 #[map]
@@ -38,6 +40,10 @@ pub(crate) static MEMCG_RUNS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_
 /// Futile reclaim by kernfs id of the memcg.
 #[map]
 pub(crate) static PRESSURE: LruHashMap<u64, PressureCounters> = LruHashMap::with_max_entries(MAX_PRESSURE, 0);
+
+/// The last futile reclaim of a thread (`pid_tgid`).
+#[map]
+pub(crate) static RECLAIMED: LruHashMap<u64, Reclaimed> = LruHashMap::with_max_entries(MAX_RECLAIMERS, 0);
 
 /// Where a kill record is put together, too large for the stack.
 #[map]

@@ -7,11 +7,11 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use oomwatch_common::{Field, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, RecordKind};
+use oomwatch_common::{Field, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, Reclaimed, RecordKind};
 
 use crate::{
     kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, read, reference, usage_and_max},
-    maps::{KILL, RUNS},
+    maps::{KILL, RECLAIMED, RUNS},
     offsets::offset,
     path,
     record::{self, To},
@@ -110,7 +110,11 @@ fn describe_trigger(kill: &mut KillRecord) {
     kill.trigger_tgid = (thread >> 32) as u32;
     kill.trigger_tid = thread as u32;
     kill.trigger_comm = bpf_get_current_comm().unwrap_or([0; 16]);
-    // SAFETY: only this thread writes this entry.
+    kill.reclaimed = Reclaimed { memcg_id: 0, boot_ns: 0 };
+    if let Some(reclaimed) = RECLAIMED.get_ptr(&thread) {
+        // SAFETY: the map's entry stays valid while the program runs, and only this thread writes it.
+        kill.reclaimed = unsafe { *reclaimed };
+    }
     if let Some(run) = RUNS.get_ptr_mut(&thread) {
         // SAFETY: the map's entry stays valid while the program runs.
         unsafe {

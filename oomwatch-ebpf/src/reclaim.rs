@@ -1,12 +1,16 @@
 //! Traces `vmscan:mm_vmscan_memcg_reclaim_end`: passes that reclaimed nothing are counted for the memcg at its limit,
 //! and told once a second ([`PressureRecord`]). Linux 7.2 names the memcg; before, it is looked for above `current`.
 
-use aya_ebpf::{helpers::bpf_get_current_task, macros::raw_tracepoint, programs::RawTracePointContext};
-use oomwatch_common::{Field, MAX_LEVELS, MemcgLevel, PressureCounters, PressureRecord, RecordKind};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use oomwatch_common::{Field, MAX_LEVELS, MemcgLevel, PressureCounters, PressureRecord, Reclaimed, RecordKind};
 
 use crate::{
     kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, usage_and_max},
-    maps::{PRESSURE, PRESSURE_RECORD},
+    maps::{PRESSURE, PRESSURE_RECORD, RECLAIMED},
     mark_victim::level,
     path,
     record::{self, To},
@@ -60,6 +64,8 @@ fn full(memcg: Object) -> Option<Object> {
 fn count(memcg: Object) {
     let at: MemcgLevel = level(memcg);
     let now = record::boot_ns();
+    let reclaimed = Reclaimed { memcg_id: at.memcg.id, boot_ns: now };
+    let _full: Result<(), _> = RECLAIMED.insert(&bpf_get_current_pid_tgid(), &reclaimed, 0);
     let mut futile = 1;
     if let Some(counters) = PRESSURE.get_ptr_mut(&at.memcg.id) {
         // SAFETY: the entry stays valid while the program runs; a lost increment of a racing CPU is harmless.

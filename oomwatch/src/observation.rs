@@ -234,6 +234,8 @@ pub struct Victim {
     pub path: Option<CgroupPath>,
     /// The victim's memcg and its ancestors.
     pub levels: Vec<Level>,
+    /// The memcg for which the trigger last reclaimed in vain, by kernfs id, and how long before the mark, nanoseconds.
+    pub reclaimed: Option<(u64, u64)>,
     /// Counter `oom_kill` of the victim's memcg at that moment.
     pub local_oom_kill: Option<u64>,
     /// The run of the OOM killer, where its entry is hooked.

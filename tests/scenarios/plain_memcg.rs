@@ -56,7 +56,8 @@ fn private_and_shared_memory_are_told_apart() {
     let kill = events.only_kill_below(cgroup.path());
     ExpectedKill { anon_mib: 28, ..ExpectedKill::of(hog.pid(), &cgroup, window) }.check(kill);
     let shared = kill.number("/memory/shmem_rss_bytes").unwrap();
-    assert!((16 << 20..17 << 20).contains(&shared), "16 MiB are shared: {kill}");
+    // The program itself is shared memory, too, where it lies in a file system in memory.
+    assert!((16 << 20..18 << 20).contains(&shared), "16 MiB are shared: {kill}");
     let private = kill.number("/memory/anon_rss_bytes").unwrap();
     assert!(private < 33 << 20, "32 MiB are left for private memory: {kill}");
 }

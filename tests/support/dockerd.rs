@@ -4,6 +4,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -116,11 +118,16 @@ impl Drop for Dockerd {
             // An error says that it ended before.
             let _ended: Result<(), _> = kill_process(pid, Signal::TERM);
         }
-        let child = &mut self.child;
-        wait_for("dockerd to end", PROCESS_TIMEOUT, || child.try_wait().expect("wait for dockerd"));
+        let deadline = Instant::now() + PROCESS_TIMEOUT;
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > deadline {
+                drop(self.child.kill());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         unmount_below(self.folder.path());
         remove_parents(&self.parents);
-        if std::thread::panicking() {
+        if thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("--- the end of dockerd's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));

@@ -3,7 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{mount::Mount, unique_name, wait_for};
@@ -39,22 +40,27 @@ impl Freezer {
     /// Freezes this process.
     pub fn freeze(&self, pid: u32) {
         fs::write(self.folder.join("cgroup.procs"), pid.to_string()).expect("put a process into the freezer");
-        self.set("FROZEN");
+        fs::write(self.state(), "FROZEN").expect("freeze");
         wait_for("the process to freeze", TIMEOUT, || {
-            let state = fs::read_to_string(self.folder.join("freezer.state")).expect("the freezer's state");
+            let state = fs::read_to_string(self.state()).expect("the freezer's state");
             (state.trim() == "FROZEN").then_some(())
         });
     }
 
-    fn set(&self, state: &str) {
-        fs::write(self.folder.join("freezer.state"), state).expect("set the freezer's state");
+    fn state(&self) -> PathBuf {
+        self.folder.join("freezer.state")
     }
 }
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        self.set("THAWED");
-        wait_for("the freezer to be removed", TIMEOUT, || fs::remove_dir(&self.folder).ok());
+        let deadline = Instant::now() + TIMEOUT;
+        let mut undone = fs::write(self.state(), "THAWED").and_then(|()| fs::remove_dir(&self.folder));
+        while undone.is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+            undone = fs::remove_dir(&self.folder);
+        }
+        assert!(undone.is_ok() || thread::panicking(), "{} is left behind: {undone:?}", self.folder.display());
     }
 }
 

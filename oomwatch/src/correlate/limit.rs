@@ -1,5 +1,5 @@
 //! Which memcg's limit was hit: named by the kernel where the entry of the OOM killer is hooked, else the nearest
-//! ancestor of the victim that stands at its limit.
+//! ancestor of the victim for which the trigger reclaimed in vain, or that stands at its limit.
 
 use crate::{
     event::{OomMemcgConfidence, Scope},
@@ -10,6 +10,12 @@ use crate::{
 /// (`MEMCG_CHARGE_BATCH`), of 4 KiB. Checked against 53 kills where both were known: right for all but two members
 /// of group kills, for which the first member's answer is taken.
 const FULL_SLACK_BYTES: u64 = 64 * 4096;
+
+/// A futile reclaim this long ago led straight to the OOM killer.
+const FRESH_NS: u64 = 1_000_000_000;
+/// One this long ago may have: in a storm a thread waits for the threads before it in the one OOM killer (`oom_lock`),
+/// whose victims free memory meanwhile, so that no memcg looks full any more.
+const STALE_NS: u64 = 30_000_000_000;
 
 /// The limit that was hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +41,16 @@ pub(super) fn of(victim: &Victim) -> Option<Limit> {
     if victim.levels.is_empty() {
         return None;
     }
-    let memcg = victim.levels.iter().find(|level| is_full(level)).copied();
+    let full = || victim.levels.iter().find(|level| is_full(level)).copied();
+    let memcg = reclaimed(victim, FRESH_NS).or_else(full).or_else(|| reclaimed(victim, STALE_NS));
     Some(Limit { memcg, confidence: OomMemcgConfidence::Inferred })
+}
+
+/// The memcg of the victim's chain for which the trigger reclaimed in vain no longer than that ago.
+fn reclaimed(victim: &Victim, within_ns: u64) -> Option<Level> {
+    let (id, age_ns) = victim.reclaimed?;
+    let level = victim.levels.iter().find(|level| level.memcg.id == id && level.limit_bytes.is_some())?;
+    (age_ns <= within_ns).then_some(*level)
 }
 
 fn named(run: &Run) -> Limit {

@@ -45,6 +45,7 @@ fn victim(pid: u32, boot_ns: u64) -> Victim {
         memcg: Some(MemcgId { hierarchy: 0, id: 11 }),
         path: Some(CgroupPath::from_bytes(b"/pod/c")),
         levels: vec![level(11, 2, 40, None), level(10, 1, 50, Some(50)), level(1, 0, 900, None)],
+        reclaimed: None,
         local_oom_kill: None,
         run: None,
     }
@@ -104,6 +105,30 @@ fn without_a_full_ancestor_the_host_ran_out() {
     victim.levels[1].usage_bytes = 20 * MIB;
     let (_, kill) = kill(&mut correlator(INFERRED), victim).unwrap();
     assert_eq!((kill.scope, kill.oom_memcg.is_none()), (Some(Scope::Host), true));
+}
+
+#[test]
+fn what_the_trigger_reclaimed_for_is_the_limit_even_if_memory_was_freed_since() {
+    let mut freed = victim(5, 100);
+    freed.levels[1].usage_bytes = 20 * MIB;
+    freed.reclaimed = Some((10, 3 * SECOND));
+    let (_, told) = kill(&mut correlator(INFERRED), freed.clone()).unwrap();
+    assert_eq!(told.oom_memcg.unwrap().id, 10);
+    freed.reclaimed = Some((77, 3 * SECOND));
+    let (_, told) = kill(&mut correlator(INFERRED), freed.clone()).unwrap();
+    assert_eq!(told.scope, Some(Scope::Host), "it was not of the victim's chain");
+    freed.reclaimed = Some((10, 300 * SECOND));
+    let (_, told) = kill(&mut correlator(INFERRED), freed).unwrap();
+    assert_eq!(told.scope, Some(Scope::Host), "that was long ago");
+}
+
+#[test]
+fn a_fresh_reclaim_tells_the_limit_that_was_hit_from_another_full_one() {
+    let mut victim = victim(5, 100);
+    victim.levels[0] = level(11, 2, 30, Some(30));
+    victim.reclaimed = Some((10, SECOND / 100));
+    let (_, kill) = kill(&mut correlator(INFERRED), victim).unwrap();
+    assert_eq!(kill.oom_memcg.unwrap().id, 10);
 }
 
 #[test]

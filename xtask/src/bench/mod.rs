@@ -78,7 +78,9 @@ fn measure(binary: &Path, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<
     interrupt.sleep(SETTLE)?;
     let armed = Resident::of_process(agent.pid())?;
     drop(agent.events_so_far());
+    let started_before = usage::processes_started()?;
     let (idle_agent, idle_poller) = idle(&agent, &baseline, plan.idle, interrupt)?;
+    let idle_processes = usage::processes_started()?.saturating_sub(started_before);
     let idle_events = agent.events_so_far().len();
 
     say(&format!("bench: {} kills", plan.kills));
@@ -103,6 +105,7 @@ fn measure(binary: &Path, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<
         cgroups: cgroups.len(),
         idle: plan.idle,
         idle_events,
+        idle_processes,
         idle_agent,
         idle_poller,
         busy_agent,

@@ -29,6 +29,8 @@ pub(super) struct Report {
     pub(super) idle: Duration,
     /// Events meanwhile, which are others' doing.
     pub(super) idle_events: usize,
+    /// Processes that others started meanwhile: how idle the host was.
+    pub(super) idle_processes: u64,
     /// The agent, meanwhile.
     pub(super) idle_agent: Cpu,
     /// The poller, meanwhile.
@@ -68,7 +70,8 @@ impl Report {
         let idle = format!("CPU in {} idle s, {} cgroups", self.idle.as_secs(), self.cgroups);
         row(&format!("{idle}, utime + stime"), &shown(self.idle_agent.by_ticks()), &shown(self.idle_poller.by_ticks()));
         row(&format!("{idle}, schedstat"), &shown(self.idle_agent.on_cpu()), &shown(self.idle_poller.on_cpu()));
-        row("events in that time, others' doing", &self.idle_events.to_string(), "");
+        row("others on this host meanwhile: processes started", &self.idle_processes.to_string(), "");
+        row("others on this host meanwhile: events", &self.idle_events.to_string(), "");
         let kills = u32::try_from(self.kills).unwrap_or(u32::MAX).max(1);
         row("CPU for each kill, schedstat", &shown(self.busy_agent.on_cpu() / kills), "");
         row("resident once armed, `VmRSS`", &mib(self.armed.rss), "");

@@ -75,6 +75,13 @@ fn on_cpu(folder: &Path) -> anyhow::Result<u64> {
     first.with_context(|| format!("{} is not what it should be", file.display()))
 }
 
+/// Processes and threads that this host started since its boot.
+pub(super) fn processes_started() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let count = text.lines().find_map(|line| line.strip_prefix("processes ")?.trim().parse().ok());
+    count.context("/proc/stat does not count processes")
+}
+
 /// Resident memory, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Resident {

@@ -141,14 +141,21 @@ impl Discovery {
         self.forget_dead();
         self.gofers.clear();
         let mut scan = Scan::default();
+        let mut refused = BTreeMap::new();
         let pids = self.processes.all();
         for pid in pids.map_err(|errno| HostError::format(Path::new("/proc"), errno.to_string()))? {
             let verdict = self.judge(pid, now_ns);
-            scan.take(pid, verdict);
+            scan.take(pid, verdict, &mut refused);
         }
         for (pid, verdict) in self.judge_by_state(now_ns, None) {
-            scan.take(pid, verdict);
+            scan.take(pid, verdict, &mut refused);
         }
+        for reason in refused.into_values() {
+            *scan.skipped.entry(reason).or_default() += 1;
+        }
+        // Gofers whose sandbox was found after them.
+        scan.starting
+            .retain(|pid| !self.known.values().any(|known| known.gofers.iter().any(|gofer| gofer.pid == *pid)));
         Ok(scan)
     }
 
@@ -177,7 +184,7 @@ impl Discovery {
         if sentry.id().ok()? != sandbox.sentry {
             return None;
         }
-        let mut details = self.host().look(&sentry, &sandbox.args).ok()?;
+        let mut details = self.host().look(&sentry, &sandbox.args, &sandbox.details.containers).ok()?;
         self.add_gofers(&sandbox.args, &mut details);
         Some(details)
     }
@@ -266,7 +273,7 @@ impl Discovery {
         if !process.has_memory_file()? {
             return Ok(unless(young, Reason::NoMemoryFile));
         }
-        let mut details = self.host().look(process, &args)?;
+        let mut details = self.host().look(process, &args, &[])?;
         if young && let Some(reason) = details.problems.iter().find(|reason| may_pass(**reason)) {
             return Ok(Verdict::NotYet(*reason));
         }
@@ -300,11 +307,17 @@ impl Discovery {
 }
 
 impl Scan {
-    fn take(&mut self, pid: u32, verdict: Verdict) {
+    fn take(&mut self, pid: u32, verdict: Verdict, refused: &mut BTreeMap<u32, Reason>) {
         match verdict {
-            Verdict::Found(sandbox) => self.found.push(*sandbox),
+            Verdict::Found(sandbox) => {
+                // Its program proved nothing; its state did.
+                refused.remove(&pid);
+                self.found.push(*sandbox);
+            }
             Verdict::NotYet(_) => self.starting.push(pid),
-            Verdict::Refused(reason) => *self.skipped.entry(reason).or_default() += 1,
+            Verdict::Refused(reason) => {
+                refused.insert(pid, reason);
+            }
             Verdict::Known(_) | Verdict::Other => {}
         }
     }

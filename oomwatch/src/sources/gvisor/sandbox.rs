@@ -114,11 +114,12 @@ pub(super) struct Host<'a> {
 }
 
 impl Host<'_> {
-    /// Looks at the sandbox of a sentry.
+    /// Looks at the sandbox of a sentry. `before` is what its state files said last: they may be half-written now, and
+    /// are gone before the sentry is.
     ///
     /// # Errors
     /// The sentry is gone or on its way out: what was known of it last is what it was.
-    pub(super) fn look(&self, sentry: &Process, args: &SentryArgs) -> Result<Details, Errno> {
+    pub(super) fn look(&self, sentry: &Process, args: &SentryArgs, before: &[State]) -> Result<Details, Errno> {
         // A process on its way out has no program, and of its cgroup says that it is the root.
         sentry.exe_mount()?;
         let id = sentry.id()?;
@@ -126,7 +127,10 @@ impl Host<'_> {
         if is_trusted(sentry.uid()?) {
             match self.containers(args, id, &mut details.problems) {
                 Ok(containers) => details.containers = containers,
-                Err(reason) => details.problems.push(reason),
+                Err(reason) => {
+                    details.problems.push(reason);
+                    details.containers = before.to_vec();
+                }
             }
         } else {
             details.problems.push(Reason::UntrustedUser);

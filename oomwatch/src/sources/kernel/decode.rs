@@ -126,6 +126,8 @@ impl Decoder {
             trigger_comm: until_nul(&kill.trigger_comm).to_vec(),
             memcg: kill.levels.first().filter(|_| kill.level_count > 0).map(memcg_id),
             path: path(&kill.path),
+            reclaimed: (kill.reclaimed.memcg_id != 0)
+                .then(|| (kill.reclaimed.memcg_id, kill.header.boot_ns.saturating_sub(kill.reclaimed.boot_ns))),
             local_oom_kill: (kill.level_count > 0).then_some(kill.local_oom_kill),
             run: (kill.oom.started_ns != 0).then(|| self.run(&kill.oom)),
             levels: levels.map(|level| self.level(level)).collect(),

@@ -58,6 +58,7 @@ impl TraceFormat {
             memcg: None,
             path: None,
             levels: Vec::new(),
+            reclaimed: None,
             local_oom_kill: None,
             run: None,
         }

@@ -92,11 +92,13 @@ impl MemoryFiles {
         Ok(self.survey.insert(survey).total(private_bytes, file_bytes))
     }
 
-    /// Anonymous memory of sentry and gofers. That of the stubs is the memory files', mapped.
+    /// Anonymous memory of sentry and gofers. That of the stubs is the memory files', mapped. Whether the number is
+    /// still the sentry's is for the caller to find out: whoever has its memory files is the sentry.
     fn private_bytes(&self, root: &HostRoot) -> Result<u64, HostError> {
-        let mut sum = self.sentry.anonymous_bytes(root)?;
+        let mut sum = process::anonymous_bytes(root, self.sentry.pid)?;
         for gofer in &self.gofers {
-            sum = sum.saturating_add(present(gofer.anonymous_bytes(root))?.unwrap_or_default());
+            let bytes = process::anonymous_bytes(root, gofer.pid).and_then(|bytes| gofer.verify(root).map(|()| bytes));
+            sum = sum.saturating_add(present(bytes)?.unwrap_or_default());
         }
         Ok(sum)
     }

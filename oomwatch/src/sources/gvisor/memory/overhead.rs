@@ -1,21 +1,21 @@
 //! What a sandbox costs the kernel beside its memory: page tables, threads, processes.
 //!
 //! Its processes form a tree of two levels below the sentry: stubs, one for each address space, and below each its twin
-//! that shares its address space (systrap), or one stub and below that all others (ptrace). At most [`SAMPLE`]
-//! processes and [`MAX_LISTS`] lists of children are read of each level and stand for the others, so that a survey of
-//! a hundred processes costs hardly more than one of twenty.
+//! that shares its address space (systrap), or one stub and below that all others (ptrace). Of each level the oldest
+//! are read and some of the others, which stand for the rest, so that a survey of a hundred processes costs hardly more
+//! than one of ten.
 
 use super::process::{self, AddressSpace, ProcessKey, Status, present};
 use crate::host::{HostError, HostRoot};
 
-/// Processes of one level that are looked at.
-const SAMPLE: usize = 16;
-/// Threads of a process whose children are listed. The oldest ones are read one by one: the stubs are their children.
-const MAX_LISTS: usize = 32;
-const OLDEST: usize = 16;
+/// Processes of one level that are read. The oldest are the template of the others and the first program, which has
+/// more threads than most.
+const PROCESSES: Sample = Sample { oldest: 2, others: 6 };
+/// Threads of one process whose lists of children are read. Of the sentry's only one of the oldest has any.
+const LISTS: Sample = Sample { oldest: 8, others: 8 };
 /// Kernel memory of a thread: 16 KiB of stack, 5 KiB of `task_struct` and what hangs on it. This figure and the next two
 /// are a fit to 37 sandboxes (13 workloads; 20221219 and 20240729 on ptrace, 20240729 on systrap; Linux 6.18, x86-64)
-/// with page tables measured: the largest residue is 1 MB.
+/// with page tables measured: the largest residue was 1 MB.
 const THREAD_BYTES: u64 = 21 << 10;
 /// Kernel memory of a process without its threads and page tables.
 const PROCESS_BYTES: u64 = 14 << 10;
@@ -39,18 +39,17 @@ fn cost(status: &Status) -> u64 {
 /// Cost of all processes below the sentry.
 fn stubs_bytes(root: &HostRoot, sentry: u32) -> Result<u64, HostError> {
     let stubs = Children::of(root, sentry)?;
-    let mut upper = Share::of(stubs.count);
-    let mut lower_count = 0;
-    let mut lower_pids = Vec::new();
-    for stub in evenly(&stubs.pids, SAMPLE) {
+    let (mut upper, mut below) = (PROCESSES.of(stubs.count), PROCESSES.of(stubs.count));
+    let mut twins_or_stubs = Vec::new();
+    for stub in PROCESSES.choose(&stubs.pids) {
         let Some(status) = present(Status::read(root, *stub))? else { continue };
-        upper.add(cost(&status));
         let children = Children::of(root, *stub)?;
-        lower_count += children.count;
-        lower_pids.extend(children.pids.into_iter().map(|pid| (pid, status.address_space)));
+        upper.add(cost(&status));
+        below.add(children.count);
+        twins_or_stubs.extend(children.pids.into_iter().map(|pid| (pid, status.address_space)));
     }
-    let mut lower = Share::of(upper.scale(lower_count));
-    for (pid, parent) in evenly(&lower_pids, SAMPLE) {
+    let mut lower = PROCESSES.of(below.total());
+    for (pid, parent) in PROCESSES.choose(&twins_or_stubs) {
         if let Some(status) = present(Status::read(root, *pid))? {
             lower.add(cost(&without_shared(status, *parent)));
         }
@@ -75,52 +74,62 @@ impl Children {
     /// None for a process that has ended.
     fn of(root: &HostRoot, pid: u32) -> Result<Self, HostError> {
         let threads = present(process::threads(root, pid))?.unwrap_or_default();
-        let (oldest, others) = threads.split_at(threads.len().min(OLDEST));
-        let asked = evenly(others, MAX_LISTS - OLDEST);
-        let mut pids = list(root, pid, oldest.iter())?;
-        let later = list(root, pid, asked.iter().copied())?;
-        let mut share = Share::of(length(others));
-        asked.iter().for_each(|_thread| share.add(0));
-        let count = length(&pids).saturating_add(share.scale(length(&later)));
-        pids.extend(later);
-        Ok(Self { count, pids })
+        let mut count = LISTS.of(length(&threads));
+        let mut pids = Vec::new();
+        for thread in LISTS.choose(&threads) {
+            let children = present(process::children(root, pid, *thread))?.unwrap_or_default();
+            count.add(length(&children));
+            pids.extend(children);
+        }
+        Ok(Self { count: count.total(), pids })
     }
 }
 
-fn list<'a>(root: &HostRoot, pid: u32, threads: impl Iterator<Item = &'a u32>) -> Result<Vec<u32>, HostError> {
-    let mut pids = Vec::new();
-    for thread in threads {
-        pids.extend(present(process::children(root, pid, *thread))?.unwrap_or_default());
-    }
-    Ok(pids)
+/// How many of many are looked at.
+struct Sample {
+    /// The first, each for itself.
+    oldest: usize,
+    /// Some of the rest, standing for all of it.
+    others: usize,
 }
 
-/// Some of many, standing for all.
+impl Sample {
+    /// Those to look at; the others are evenly spaced.
+    fn choose<'a, T>(&self, items: &'a [T]) -> impl Iterator<Item = &'a T> {
+        let (oldest, rest) = items.split_at(items.len().min(self.oldest));
+        let count = rest.len().min(self.others);
+        let others = (0..count).filter_map(move |index| rest.get((2 * index + 1) * rest.len() / (2 * count)));
+        oldest.iter().chain(others)
+    }
+
+    /// A sum over so many, of which those chosen will be added in their order.
+    fn of(&self, all: u64) -> Sum {
+        Sum { oldest: self.oldest, added: 0, all, of_oldest: 0, of_others: 0 }
+    }
+}
+
+/// A sum over all, of which some are known.
 #[derive(Debug)]
-struct Share {
-    of: u64,
-    seen: u64,
-    bytes: u64,
+struct Sum {
+    oldest: usize,
+    added: usize,
+    all: u64,
+    of_oldest: u64,
+    of_others: u64,
 }
 
-impl Share {
-    fn of(all: u64) -> Self {
-        Self { of: all, seen: 0, bytes: 0 }
-    }
-
-    fn add(&mut self, bytes: u64) {
-        self.seen += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    /// What belongs to all, given what belongs to those seen.
-    fn scale(&self, value: u64) -> u64 {
-        let scaled = u128::from(value) * u128::from(self.of) / u128::from(self.seen.max(1));
-        u64::try_from(scaled).unwrap_or(u64::MAX)
+impl Sum {
+    fn add(&mut self, value: u64) {
+        let sum = if self.added < self.oldest { &mut self.of_oldest } else { &mut self.of_others };
+        *sum = sum.saturating_add(value);
+        self.added += 1;
     }
 
     fn total(&self) -> u64 {
-        self.scale(self.bytes)
+        let known = self.added.saturating_sub(self.oldest).max(1);
+        let rest = u128::from(self.all).saturating_sub(wide(self.oldest));
+        let of_rest = u128::from(self.of_others) * rest / wide(known);
+        self.of_oldest.saturating_add(u64::try_from(of_rest).unwrap_or(u64::MAX))
     }
 }
 
@@ -128,41 +137,41 @@ fn length<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap_or(u64::MAX)
 }
 
-/// At most so many of the items, from the first on, evenly spaced.
-fn evenly<T>(items: &[T], most: usize) -> Vec<&T> {
-    let count = items.len().min(most);
-    (0..count).filter_map(|index| items.get(index * items.len() / count)).collect()
+fn wide(count: usize) -> u128 {
+    u128::try_from(count).unwrap_or(u128::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn spread(length: u32, most: usize) -> Vec<u32> {
+    fn chosen(length: u32) -> Vec<u32> {
         let items: Vec<u32> = (0..length).collect();
-        evenly(&items, most).into_iter().copied().collect()
+        Sample { oldest: 2, others: 4 }.choose(&items).copied().collect()
     }
 
     #[test]
-    fn a_sample_is_spread_over_all_and_never_larger_than_asked_for() {
-        assert_eq!(spread(0, 4), [0; 0]);
-        assert_eq!(spread(3, 4), [0, 1, 2]);
-        assert_eq!(spread(8, 4), [0, 2, 4, 6]);
-        assert_eq!(spread(9, 4), [0, 2, 4, 6]);
-        assert_eq!(spread(5, 4), [0, 1, 2, 3]);
-        assert_eq!(spread(5, 0), [0; 0]);
+    fn the_oldest_are_chosen_and_some_of_the_others() {
+        assert_eq!(chosen(0), [0; 0]);
+        assert_eq!(chosen(1), [0]);
+        assert_eq!(chosen(6), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(chosen(7), [0, 1, 2, 3, 5, 6]);
+        assert_eq!(chosen(102), [0, 1, 14, 39, 64, 89]);
+    }
+
+    fn sum(all: u64, values: &[u64]) -> u64 {
+        let mut sum = Sample { oldest: 2, others: 4 }.of(all);
+        values.iter().for_each(|value| sum.add(*value));
+        sum.total()
     }
 
     #[test]
-    fn a_share_stands_for_all() {
-        let mut share = Share::of(100);
-        assert_eq!(share.total(), 0, "nothing seen");
-        for bytes in [10, 20, 30, 40] {
-            share.add(bytes);
-        }
-        assert_eq!(share.total(), 2500);
-        assert_eq!(share.scale(4), 100);
-        share.add(u64::MAX);
-        assert_eq!(share.total(), u64::MAX);
+    fn the_others_stand_for_the_rest() {
+        assert_eq!(sum(0, &[]), 0);
+        assert_eq!(sum(100, &[]), 0, "all ended meanwhile");
+        assert_eq!(sum(1, &[7]), 7);
+        assert_eq!(sum(3, &[7, 8, 9]), 24);
+        assert_eq!(sum(102, &[1000, 500, 10, 20, 30, 40]), 1500 + 2500);
+        assert_eq!(sum(u64::MAX, &[1, 1, u64::MAX, u64::MAX]), u64::MAX);
     }
 }

@@ -34,13 +34,11 @@ impl ProcessKey {
         let (dead, start_ticks) = state_and_start(&text).ok_or_else(|| HostError::format(&path, "no start time"))?;
         if dead || start_ticks != self.start_ticks { Err(HostError::Gone { path }) } else { Ok(()) }
     }
+}
 
-    /// Anonymous memory that is mapped, bytes.
-    pub(super) fn anonymous_bytes(self, root: &HostRoot) -> Result<u64, HostError> {
-        let memory = Resident::read(root, self.pid)?;
-        self.verify(root)?;
-        Ok(memory.anonymous_bytes())
-    }
+/// Anonymous memory that is mapped, bytes.
+pub(super) fn anonymous_bytes(root: &HostRoot, pid: u32) -> Result<u64, HostError> {
+    Ok(Resident::read(root, pid)?.anonymous_bytes())
 }
 
 /// Whether it is dead, and when it started.

@@ -11,6 +11,7 @@ const MOST_CREDIT_NS: u64 = 100_000_000;
 
 /// Time that early looks may still take.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the unit")]
 pub(crate) struct Budget {
     credit_ns: u64,
     /// Spent before it was there.

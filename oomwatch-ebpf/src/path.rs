@@ -11,7 +11,7 @@ const MAX_DEPTH: u32 = 64;
 /// Writes the names from `cgroup` upward into `path`, each with its NUL, without the root's empty one.
 #[inline(always)]
 pub(crate) fn write(path: &mut PathBytes, cgroup: Object) {
-    let mut used: usize = 0;
+    path.len = 0;
     let mut node = Object(cgroup.get(Field::CgroupKn));
     let mut depth = 0;
     path.truncated = 1;
@@ -21,13 +21,17 @@ pub(crate) fn write(path: &mut PathBytes, cgroup: Object) {
             path.truncated = 0;
             break;
         }
-        if used >= MAX_PATH {
-            break;
-        }
         let name: u64 = match node.address_of(Field::KernfsName) {
             Some(address) => read(address),
             None => break,
         };
+        // Volatile, and after every other call, so that the bound is checked on the very register that the helper gets:
+        // verifiers before Linux 6.8 or so forget the bound of a value that was kept on the stack meanwhile.
+        // SAFETY: a reference is valid for reading.
+        let used = unsafe { core::ptr::read_volatile(&raw const path.len) } as usize;
+        if used >= MAX_PATH {
+            break;
+        }
         // SAFETY: `used < MAX_PATH` leaves MAX_NAME bytes behind it in `bytes` (PATH_CAPACITY); the helper
         // writes no more and checks the address itself.
         let written = unsafe {
@@ -40,11 +44,10 @@ pub(crate) fn write(path: &mut PathBytes, cgroup: Object) {
         if written <= 0 {
             break;
         }
-        used += written as usize;
+        path.len += written as u32;
         node = Object(parent);
         depth += 1;
     }
-    path.len = used as u32;
 }
 
 /// Marks a path as one that could not be read.

@@ -42,7 +42,7 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
         let image = kernel::fetch(sh, kernel)?;
         say(&format!("--- Linux {}", kernel.version));
         let console = compile::target_dir().join(format!("vm-{}.log", kernel.version));
-        if let Err(error) = qemu::boot(&image, &archive, &console, filter) {
+        if let Err(error) = qemu::boot(&image, &archive, &console, filter.or(kernel.scenario)) {
             say(&format!("{error:#}"));
             failed.push(kernel.version);
         }

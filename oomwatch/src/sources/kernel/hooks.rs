@@ -309,11 +309,16 @@ fn refusal(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let last = log.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+            let last = log.lines().rfind(|line| !line.trim().is_empty() && !is_statistics(line));
             last.map_or_else(|| refused(io_error), |last| one_line(&format!("{}: {last}", refused(io_error))))
         }
         other => explain(other),
     }
+}
+
+/// Lines that the verifier writes after its reason.
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "verification time ", "stack depth "].iter().any(|begin| line.starts_with(begin))
 }
 
 fn refused(error: &std::io::Error) -> String {

@@ -161,7 +161,9 @@ mod tests {
 
     fn sum(all: u64, values: &[u64]) -> u64 {
         let mut sum = Sample { oldest: 2, others: 4 }.of(all);
-        values.iter().for_each(|value| sum.add(*value));
+        for value in values {
+            sum.add(*value);
+        }
         sum.total()
     }
 

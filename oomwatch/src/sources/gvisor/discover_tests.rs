@@ -420,7 +420,7 @@ fn a_cgroup_that_is_gone_is_absent() {
     let tree = Tree::running(1);
     fs::remove_dir_all(tree.path("/cg/g")).unwrap();
     let details = tree.only().details;
-    assert_eq!((details.cgroup, details.root().is_some()), (None, true));
+    assert_eq!((details.root().is_some(), details.cgroup), (true, None));
 }
 
 #[test]

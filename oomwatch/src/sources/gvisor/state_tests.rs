@@ -203,10 +203,12 @@ fn half_of_a_file_is_malformed_wherever_it_ends() {
 #[test]
 fn garbage_is_malformed_and_a_huge_file_too_large() {
     let deep = "[".repeat(100_000);
-    for garbage in [&b"\0\0\0\0"[..], b"\xff\xfe", b"null", b"5", b"\"x\"", b"[]", deep.as_bytes()] {
+    for garbage in [&b"\0\0\0\0"[..], b"\xff\xfe", b"null", b"5", b"\"x\"", deep.as_bytes()] {
         assert!(matches!(State::parse(garbage), Err(StateError::Malformed(_))), "{}", garbage.len());
     }
-    assert!(matches!(State::parse(b"{}"), Err(StateError::BadId)));
+    for empty in [&b"{}"[..], b"[]"] {
+        assert!(matches!(State::parse(empty), Err(StateError::BadId)));
+    }
     let huge = vec![b' '; MAX_STATE_FILE + 1];
     assert!(matches!(State::parse(&huge), Err(StateError::TooLarge(_))));
 }

@@ -5,6 +5,9 @@
 //! a futile reclaim pass or a cgroup's birth and death.
 #![no_std]
 #![no_main]
+#![expect(clippy::inline_always, reason = "verifiers before Linux 5.16 follow no pointer into another function")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand contexts over by value")]
+#![expect(clippy::cast_possible_truncation, reason = "sizes are small, and thread ids are the halves of a u64")]
 
 mod cgroup_lifecycle;
 mod exec;

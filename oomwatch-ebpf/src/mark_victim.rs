@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use oomwatch_common::{Field, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, Reclaimed, RecordKind};
+use oomwatch_common::{Field, KillRecord, MAX_LEVELS, MemcgLevel, MemcgRef, OomContext, Reclaimed, RecordKind};
 
 use crate::{
     kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, read, reference, usage_and_max},
@@ -46,14 +46,13 @@ fn emit<C: aya_ebpf::EbpfContext>(ctx: &C, task: Object) {
     describe_task(kill, task);
     describe_memory(kill, task);
     describe_trigger(kill);
-    match memcg_of_task(task) {
-        Some(memcg) => describe_memcg(kill, memcg),
-        None => {
-            warn!(ctx, "victim {} has no memory cgroup", kill.tgid);
-            kill.level_count = 0;
-            kill.local_oom_kill = 0;
-            path::unknown(&mut kill.path);
-        }
+    if let Some(memcg) = memcg_of_task(task) {
+        describe_memcg(kill, memcg);
+    } else {
+        warn!(ctx, "victim {} has no memory cgroup", kill.tgid);
+        kill.level_count = 0;
+        kill.local_oom_kill = 0;
+        path::unknown(&mut kill.path);
     }
     debug!(ctx, "marked victim {}", kill.tgid);
     record::send_with_path(To::Ooms, kill, &kill.path);
@@ -111,11 +110,11 @@ fn describe_trigger(kill: &mut KillRecord) {
     kill.trigger_tid = thread as u32;
     kill.trigger_comm = bpf_get_current_comm().unwrap_or([0; 16]);
     kill.reclaimed = Reclaimed { memcg_id: 0, boot_ns: 0 };
-    if let Some(reclaimed) = RECLAIMED.get_ptr(&thread) {
+    if let Some(reclaimed) = RECLAIMED.get_ptr(thread) {
         // SAFETY: the map's entry stays valid while the program runs, and only this thread writes it.
         kill.reclaimed = unsafe { *reclaimed };
     }
-    if let Some(run) = RUNS.get_ptr_mut(&thread) {
+    if let Some(run) = RUNS.get_ptr_mut(thread) {
         // SAFETY: the map's entry stays valid while the program runs.
         unsafe {
             (*run).victims += 1;
@@ -151,7 +150,7 @@ pub(crate) fn level(memcg: Object) -> MemcgLevel {
     let (usage_pages, max_pages) = usage_and_max(memcg);
     let memcg_ref = match cgroup_of_memcg(memcg) {
         Some(cgroup) => reference(cgroup),
-        None => Default::default(),
+        None => MemcgRef::default(),
     };
     MemcgLevel {
         memcg: memcg_ref,

@@ -70,12 +70,12 @@ fn begin(oom_control: Object) {
         (run.usage_pages, run.max_pages) = usage_and_max(memcg);
     }
     // A full map leaves the limit to be inferred, as on kernels without this hook.
-    let _full: Result<(), _> = RUNS.insert(&bpf_get_current_pid_tgid(), &run, 0);
+    let _full: Result<(), _> = RUNS.insert(bpf_get_current_pid_tgid(), run, 0);
 }
 
 #[inline(always)]
 fn kill() {
-    if let Some(run) = RUNS.get_ptr_mut(&bpf_get_current_pid_tgid()) {
+    if let Some(run) = RUNS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry stays valid while the program runs, and only this thread writes it.
         unsafe { (*run).killing = 1 };
     }
@@ -84,7 +84,7 @@ fn kill() {
 #[inline(always)]
 fn end() {
     let thread = bpf_get_current_pid_tgid();
-    let Some(run) = RUNS.get_ptr(&thread) else { return };
+    let Some(run) = RUNS.get_ptr(thread) else { return };
     let ended = OomEndRecord {
         header: record::header(RecordKind::OomEnd),
         // SAFETY: the entry stays valid while the program runs, and only this thread writes it.
@@ -94,5 +94,5 @@ fn end() {
         no_kill: 0,
     };
     record::send_fixed(To::Ooms, &ended);
-    let _gone: Result<(), _> = RUNS.remove(&thread);
+    let _gone: Result<(), _> = RUNS.remove(thread);
 }

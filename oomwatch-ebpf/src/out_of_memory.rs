@@ -24,7 +24,7 @@ fn memcg_oom_exit(ctx: FExitContext) -> i32 {
 fn memcg_oom_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(memcg) = ctx.arg::<u64>(0) {
         // A full map loses only the report of an OOM that killed nothing.
-        let _full: Result<(), _> = MEMCG_RUNS.insert(&bpf_get_current_pid_tgid(), &memcg, 0);
+        let _full: Result<(), _> = MEMCG_RUNS.insert(bpf_get_current_pid_tgid(), memcg, 0);
     }
     0
 }
@@ -32,10 +32,10 @@ fn memcg_oom_kprobe(ctx: ProbeContext) -> u32 {
 #[kretprobe(function = "mem_cgroup_out_of_memory")]
 fn memcg_oom_kretprobe(ctx: RetProbeContext) -> u32 {
     let thread = bpf_get_current_pid_tgid();
-    if let Some(memcg) = MEMCG_RUNS.get_ptr(&thread) {
+    if let Some(memcg) = MEMCG_RUNS.get_ptr(thread) {
         // SAFETY: the entry stays valid while the program runs, and only this thread writes it.
         ended(Object(unsafe { *memcg }), ctx.ret::<u64>());
-        let _gone: Result<(), _> = MEMCG_RUNS.remove(&thread);
+        let _gone: Result<(), _> = MEMCG_RUNS.remove(thread);
     }
     0
 }

@@ -44,7 +44,7 @@ pub(crate) fn write(path: &mut PathBytes, cgroup: Object) {
         if written <= 0 {
             break;
         }
-        path.len += written as u32;
+        path.len += written.unsigned_abs() as u32;
         node = Object(parent);
         depth += 1;
     }

@@ -65,9 +65,9 @@ fn count(memcg: Object) {
     let at: MemcgLevel = level(memcg);
     let now = record::boot_ns();
     let reclaimed = Reclaimed { memcg_id: at.memcg.id, boot_ns: now };
-    let _full: Result<(), _> = RECLAIMED.insert(&bpf_get_current_pid_tgid(), &reclaimed, 0);
+    let _full: Result<(), _> = RECLAIMED.insert(bpf_get_current_pid_tgid(), reclaimed, 0);
     let mut futile = 1;
-    if let Some(counters) = PRESSURE.get_ptr_mut(&at.memcg.id) {
+    if let Some(counters) = PRESSURE.get_ptr_mut(at.memcg.id) {
         // SAFETY: the entry stays valid while the program runs; a lost increment of a racing CPU is harmless.
         let counters = unsafe { &mut *counters };
         counters.futile += 1;
@@ -78,7 +78,7 @@ fn count(memcg: Object) {
         futile = counters.futile;
     } else {
         let first = PressureCounters { futile: 1, reported_ns: now };
-        let _full: Result<(), _> = PRESSURE.insert(&at.memcg.id, &first, 0);
+        let _full: Result<(), _> = PRESSURE.insert(at.memcg.id, first, 0);
     }
     tell(memcg, at, futile);
 }

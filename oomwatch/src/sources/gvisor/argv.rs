@@ -170,8 +170,8 @@ fn option<'a>(element: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 /// A switch: `--name` or `--name=true`.
 fn is_set(elements: &[&[u8]], name: &[u8]) -> bool {
-    let values = elements.iter().filter_map(|element| option(element, name));
-    values.last().is_some_and(|value| matches!(value, b"" | b"=true" | b"=1" | b"=t" | b"=T" | b"=TRUE" | b"=True"))
+    let mut values = elements.iter().rev().filter_map(|element| option(element, name));
+    values.next().is_some_and(|value| matches!(value, b"" | b"=true" | b"=1" | b"=t" | b"=T" | b"=TRUE" | b"=True"))
 }
 
 fn number(text: &[u8]) -> Option<u64> {

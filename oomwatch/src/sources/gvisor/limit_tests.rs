@@ -52,20 +52,20 @@ impl Case {
     }
 }
 
-fn limit(bytes: u64, source: LimitSource, enforced: bool) -> Option<Limit> {
-    Some(Limit { bytes, source, enforced })
+fn limit(bytes: u64, source: LimitSource, enforced: bool) -> Limit {
+    Limit { bytes, source, enforced }
 }
 
 #[test]
 fn the_cgroup_comes_before_state_bundle_and_arguments() {
     let mut case = Case::new();
-    assert_eq!(case.effective(), limit(4 * GIB, LimitSource::Cgroup, true));
+    assert_eq!(case.effective(), Some(limit(4 * GIB, LimitSource::Cgroup, true)));
     case.cgroup = CgroupReading::NotOwn;
-    assert_eq!(case.effective(), limit(3 * GIB, LimitSource::State, false));
+    assert_eq!(case.effective(), Some(limit(3 * GIB, LimitSource::State, false)));
     case.states.clear();
-    assert_eq!(case.effective(), limit(2 * GIB, LimitSource::Bundle, false));
+    assert_eq!(case.effective(), Some(limit(2 * GIB, LimitSource::Bundle, false)));
     case.bundle_limit = None;
-    assert_eq!(case.effective(), limit(GIB, LimitSource::Argv, false));
+    assert_eq!(case.effective(), Some(limit(GIB, LimitSource::Argv, false)));
     case.args = args("");
     assert_eq!(case.effective(), None);
 }
@@ -73,7 +73,7 @@ fn the_cgroup_comes_before_state_bundle_and_arguments() {
 #[test]
 fn a_cgroup_that_cannot_be_read_still_enforces_what_was_asked_for() {
     let case = Case { cgroup: CgroupReading::Unreadable, ..Case::new() };
-    assert_eq!(case.effective(), limit(3 * GIB, LimitSource::State, true));
+    assert_eq!(case.effective(), Some(limit(3 * GIB, LimitSource::State, true)));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_limit_that_runsc_wrote_and_that_is_not_there_any_more_was_lifted() {
     assert_eq!(case.effective(), None);
     // A cgroup that was there before: runsc wrote nothing into it.
     case.cgroup = own(None, false);
-    assert_eq!(case.effective(), limit(3 * GIB, LimitSource::State, false));
+    assert_eq!(case.effective(), Some(limit(3 * GIB, LimitSource::State, false)));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn without_the_hosts_memory_only_the_kernels_word_for_no_limit_is_none() {
         args: &args,
     };
     assert_eq!(readings(9_223_372_036_854_771_712).effective(), None);
-    assert_eq!(readings(100 * GIB).effective(), limit(100 * GIB, LimitSource::Cgroup, true));
+    assert_eq!(readings(100 * GIB).effective(), Some(limit(100 * GIB, LimitSource::Cgroup, true)));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn memory_in_the_arguments_that_equals_the_hosts_is_no_limit() {
     case.args = args("--total-memory=25769803776\0");
     assert_eq!(case.effective(), None);
     case.args = args("--total-memory=1073741824\0");
-    assert_eq!(case.effective(), limit(GIB, LimitSource::Argv, false));
+    assert_eq!(case.effective(), Some(limit(GIB, LimitSource::Argv, false)));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn containers_of_a_pod_add_up_where_each_has_a_limit() {
         let states = std::iter::once(state("s", "0")).chain(others).collect();
         Case { cgroup: own(None, true), states, bundle_limit: None, args: args("") }.effective()
     };
-    assert_eq!(pod(&["1073741824", "2147483648"]), limit(3 * GIB, LimitSource::State, false));
+    assert_eq!(pod(&["1073741824", "2147483648"]), Some(limit(3 * GIB, LimitSource::State, false)));
     assert_eq!(pod(&["1073741824", "0"]), None);
     assert_eq!(pod(&["1073741824", "-1"]), None);
     assert_eq!(pod(&["20000000000", "20000000000"]), None, "more than the host has");

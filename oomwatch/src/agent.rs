@@ -390,7 +390,7 @@ fn wanted(config: &Config) -> gvisor::Wanted {
         rearm_percent: config.rearm_percent,
         poll_interval: config.poll_interval,
     };
-    gvisor::Wanted { estimator, settings }
+    gvisor::Wanted { estimator, settings, rpc: config.gvisor_rpc }
 }
 
 /// Who set the limit that was hit; `None` where the victim's cgroup or the limit is not known.

@@ -56,6 +56,9 @@ pub struct RunArgs {
     /// How the memory of a gVisor sandbox is measured
     #[arg(long, value_name = "WAY", value_enum, default_value_t, env = "OOMWATCH_ESTIMATOR")]
     pub estimator: Estimator,
+    /// When a warning of a gVisor sandbox fires, ask its sentry once what the memory is
+    #[arg(long, env = "OOMWATCH_GVISOR_RPC")]
+    pub gvisor_rpc: bool,
     /// Report workloads as they come and go
     #[arg(long, env = "OOMWATCH_WORKLOAD_EVENTS")]
     pub workload_events: bool,
@@ -103,6 +106,7 @@ impl From<RunArgs> for Config {
             rearm_percent: args.rearm_percent,
             poll_interval: args.poll_interval,
             estimator: args.estimator,
+            gvisor_rpc: args.gvisor_rpc,
             workload_events: args.workload_events,
         }
     }

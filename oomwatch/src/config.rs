@@ -21,6 +21,8 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How the memory of a sandbox is measured.
     pub estimator: Estimator,
+    /// Ask a sandbox' sentry once what its memory is when a warning fires.
+    pub gvisor_rpc: bool,
     /// Report workloads as they come and go.
     pub workload_events: bool,
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    observation::LostRecords,
+    observation::{LostRecords, MemoryBreakdown},
     workload::{LimitOwner, Workload},
 };
 
@@ -310,6 +310,9 @@ pub struct MemoryWarning {
     /// Until the limit, at that growth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_to_limit_seconds: Option<f64>,
+    /// What the sentry says that it is (`--gvisor-rpc`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breakdown: Option<MemoryBreakdown>,
 }
 
 /// A workload is watched.

@@ -92,6 +92,23 @@ pub enum MemoryLine {
     Recovered,
 }
 
+/// What a sentry says that its memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryBreakdown {
+    /// Anonymous memory of the application.
+    pub anonymous_bytes: u64,
+    /// Files in the sandbox' tmpfs.
+    pub tmpfs_bytes: u64,
+    /// Files of the host mapped into the application.
+    pub mapped_bytes: u64,
+    /// The sentry's cache of files.
+    pub page_cache_bytes: u64,
+    /// The sentry's own.
+    pub system_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
 /// A sandbox' memory crossed a line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryCrossed {
@@ -113,6 +130,8 @@ pub struct MemoryCrossed {
     pub growth_bytes_per_second: Option<i64>,
     /// Until the limit, at that growth.
     pub time_to_limit: Option<Duration>,
+    /// What the sentry says, where it was asked.
+    pub breakdown: Option<MemoryBreakdown>,
 }
 
 /// Records lost on their way from the kernel.

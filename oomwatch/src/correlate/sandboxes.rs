@@ -202,5 +202,6 @@ fn measured(crossed: &MemoryCrossed) -> MemoryWarning {
         estimator: crossed.estimator,
         growth_bytes_per_second: crossed.growth_bytes_per_second,
         time_to_limit_seconds: crossed.time_to_limit.map(|time| time.as_secs_f64()),
+        breakdown: crossed.breakdown,
     }
 }

@@ -161,6 +161,11 @@ impl Line {
         self.option("limit_enforced", warning.limit_enforced);
         self.field("estimator", warning.estimator);
         self.option("growth_mb_per_second", warning.growth_bytes_per_second.map(|bytes| bytes / MIB.cast_signed()));
+        if let Some(breakdown) = warning.breakdown {
+            self.field("anonymous_mb", breakdown.anonymous_bytes / MIB);
+            self.field("tmpfs_mb", breakdown.tmpfs_bytes / MIB);
+            self.field("mapped_mb", breakdown.mapped_bytes / MIB);
+        }
         self.option("time_to_limit_seconds", warning.time_to_limit_seconds.map(|time| format!("{time:.1}")));
     }
 

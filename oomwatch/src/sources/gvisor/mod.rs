@@ -10,6 +10,7 @@ pub(crate) mod limit;
 pub(crate) mod memory;
 mod named;
 pub(crate) mod process;
+mod rpc;
 pub(crate) mod sandbox;
 pub(crate) mod state;
 pub(crate) mod watch;
@@ -27,12 +28,12 @@ use tokio::{
 pub(crate) use self::watcher::Wanted;
 use self::{
     process::ProcessId,
-    watcher::{Sentry, Watcher},
+    watcher::{Question, Sentry, Watcher},
 };
 use crate::{
     clock,
     host::{HostRoot, memory::MemoryHierarchy},
-    observation::Observation,
+    observation::{MemoryCrossed, Observation},
     stop::Stop,
 };
 
@@ -52,11 +53,14 @@ pub(crate) struct Start {
 pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
     let Start { root, hierarchy, wanted, mut execs } = start;
     let mut watcher = Watcher::new(root, hierarchy, wanted, execs.is_some()).context("look for gVisor sandboxes")?;
-    let mut sentries = JoinSet::new();
+    let (mut sentries, mut answers) = (JoinSet::new(), JoinSet::new());
     loop {
         watcher.tick(clock::boot_ns());
         for sentry in watcher.take_new() {
             let _handle = sentries.spawn(end_of(sentry));
+        }
+        for question in watcher.take_questions() {
+            let _handle = answers.spawn(answer(question));
         }
         for observation in watcher.take_observations() {
             out.send(observation).await.context("pass on an observation")?;
@@ -71,6 +75,9 @@ pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> a
                     watcher.ended(id, clock::boot_ns());
                 }
             }
+            Some(Ok(crossed)) = answers.join_next() => {
+                out.send(Observation::MemoryCrossed(Box::new(crossed))).await.context("pass on a warning")?;
+            }
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -84,6 +91,18 @@ async fn next_exec(execs: &mut Option<Receiver<u32>>) -> u32 {
             None => std::future::pending().await,
         },
         None => std::future::pending().await,
+    }
+}
+
+/// The warning with what its sentry says, or without.
+async fn answer(question: Question) -> MemoryCrossed {
+    let Question { address, crossed } = question;
+    match rpc::usage(address).await {
+        Ok(breakdown) => MemoryCrossed { breakdown: Some(breakdown), ..crossed },
+        Err(error) => {
+            tracing::debug!(%error, pid = crossed.key.pid, "a sentry did not say what its memory is");
+            crossed
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     limit::Limit,
     memory::{CgroupFiles, Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
+    rpc::Address,
     sandbox::Reason,
     watch::{self, Budget, Crossing, Due, Kind, Line, Reading, Settings, Watch},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) estimator: Choice,
     /// When to warn and how often to look.
     pub(crate) settings: Settings,
+    /// Ask a sentry what its memory is when a warning fires.
+    pub(crate) rpc: bool,
 }
 
 /// One sandbox under watch.
@@ -74,6 +77,13 @@ pub(super) struct Watcher {
     /// Found since the last call of [`Self::take_new`].
     new: Vec<Sentry>,
     out: Vec<Observation>,
+    questions: Vec<Question>,
+}
+
+/// A warning that waits for what its sentry says.
+pub(super) struct Question {
+    pub(super) address: Address,
+    pub(super) crossed: MemoryCrossed,
 }
 
 impl Watcher {
@@ -96,12 +106,18 @@ impl Watcher {
             skipped: BTreeSet::new(),
             new: Vec::new(),
             out: Vec::new(),
+            questions: Vec::new(),
         })
     }
 
     /// What was seen since the last call.
     pub(super) fn take_observations(&mut self) -> Vec<Observation> {
         std::mem::take(&mut self.out)
+    }
+
+    /// Warnings since the last call for which a sentry is to be asked.
+    pub(super) fn take_questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.questions)
     }
 
     /// Sentries found since the last call.
@@ -175,7 +191,8 @@ impl Watcher {
                     self.starting.insert(pid, (now_ns.saturating_add(STARTING_NS), looks + 1));
                 }
                 Ok(Verdict::NotYet(reason) | Verdict::Refused(reason)) => self.note_skipped(reason, 1),
-                Ok(Verdict::Known(_) | Verdict::Other) => {}
+                Ok(Verdict::Known(sentry)) => tracing::debug!(pid = sentry.pid, "a sandbox began a program"),
+                Ok(Verdict::Other) => {}
                 Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
             }
         }
@@ -250,7 +267,12 @@ impl Watcher {
         if let Some(crossing) = crossing {
             let threshold_percent = self.wanted.settings.threshold_percent;
             let estimator = measured.estimator.name();
-            self.out.push(crossed(id, &crossing, watched.limit, threshold_percent, estimator));
+            let crossed = crossed(id, &crossing, watched.limit, threshold_percent, estimator);
+            if self.wanted.rpc && crossed.line != MemoryLine::Recovered {
+                self.questions.push(Question { address: address(&watched.sandbox), crossed });
+            } else {
+                self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
+            }
         }
     }
 }
@@ -273,8 +295,8 @@ fn crossed(
     in_force: Option<Limit>,
     threshold_percent: u8,
     estimator: &'static str,
-) -> Observation {
-    Observation::MemoryCrossed(Box::new(MemoryCrossed {
+) -> MemoryCrossed {
+    MemoryCrossed {
         boot_ns: crossing.reading.boot_ns,
         key: observed(id),
         line: match crossing.kind {
@@ -288,7 +310,14 @@ fn crossed(
         estimator,
         growth_bytes_per_second: crossing.growth_bytes_per_second,
         time_to_limit: crossing.time_to_limit,
-    }))
+        breakdown: None,
+    }
+}
+
+/// Where the sentry listens: what its state file says, or the name that it had before it said so.
+fn address(sandbox: &Sandbox) -> Address {
+    let socket = sandbox.details.root().and_then(|state| state.control_socket.clone());
+    socket.map_or_else(|| Address::Abstract(sandbox.args.sandbox_id.clone()), Address::Path)
 }
 
 /// What the files of a sandbox say of it. Names of the container come from its engine's files, by its id.

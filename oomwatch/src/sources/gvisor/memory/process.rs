@@ -83,7 +83,8 @@ pub(super) struct Status {
     pub(super) address_space: AddressSpace,
 }
 
-/// Two processes with the same figures share one address space, most likely.
+/// A parent and its child with the same figures share one address space: a stub and its twin. (So do a process and its
+/// fork that did nothing since; but stubs are forked from one whose address space is empty.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct AddressSpace {
     virtual_kib: u64,

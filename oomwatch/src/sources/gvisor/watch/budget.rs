@@ -101,9 +101,30 @@ mod tests {
         assert!(looks >= 50 * 20 * 2 - 50, "{looks}");
     }
 
+    fn due(now_ns: u64) -> Due {
+        Due { wanted_ns: now_ns, latest_ns: now_ns + 1000 * MS }
+    }
+
+    #[test]
+    fn looks_that_are_not_early_are_free() {
+        let mut budget = Budget::new(0);
+        for second in 1..1000 {
+            let late = Due { wanted_ns: 0, latest_ns: second * 1000 * MS };
+            budget.spend(second * 1000 * MS, late, Duration::from_secs(1));
+        }
+        assert_eq!(budget.admit(1000 * 1000 * MS, due(7)), 7);
+    }
+
+    #[test]
+    fn credit_does_not_pile_up() {
+        let (mut budget, hour_ns) = (Budget::new(0), 3600 * 1000 * MS);
+        assert_eq!(budget.admit(hour_ns, due(hour_ns)), hour_ns);
+        budget.spend(hour_ns, due(hour_ns), Duration::from_millis(101));
+        assert_eq!(budget.admit(hour_ns, due(hour_ns)), hour_ns + 100 * MS);
+    }
+
     #[test]
     fn credit_comes_back() {
-        let due = |now_ns: u64| Due { wanted_ns: now_ns, latest_ns: now_ns + 1000 * MS };
         let mut budget = Budget::new(0);
         budget.spend(0, due(0), Duration::from_millis(101));
         assert_eq!(budget.admit(0, due(0)), 100 * MS);

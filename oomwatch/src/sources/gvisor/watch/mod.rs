@@ -151,11 +151,6 @@ impl Watch {
         Due { wanted_ns, latest_ns }
     }
 
-    /// Growth of late, bytes per second.
-    pub(crate) fn growth_bytes_per_second(&self) -> Option<i64> {
-        self.growth.recent()
-    }
-
     /// The most that any reading showed.
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.peak_bytes

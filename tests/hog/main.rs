@@ -9,7 +9,9 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::{Command, ExitCode},
-    ptr, thread,
+    ptr,
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -21,8 +23,23 @@ const MIB: usize = 1 << 20;
 /// From a refusal of the kernel to the next attempt.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// What `eat=MIB` mapped, for `read-again` and `free`.
+static EATEN: Mutex<Vec<Mapping>> = Mutex::new(Vec::new());
+
+/// Memory of this process, every byte of it writable.
+#[derive(Debug, Clone, Copy)]
+struct Mapping {
+    start: usize,
+    bytes: usize,
+}
+
 fn main() -> ExitCode {
-    let outcome = Steps::parse(env::args_os().skip(1)).and_then(|steps| run(&steps));
+    let pretends = env::args_os().next().is_some_and(|name| name == process::SENTRY);
+    let outcome = if pretends {
+        say("pretending").and_then(|()| process::read_byte()).map_err(|error| error.to_string())
+    } else {
+        Steps::parse(env::args_os().skip(1)).and_then(|steps| run(&steps))
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,6 +74,13 @@ fn take(step: &step::Step) -> io::Result<()> {
         Step::Wait => process::read_byte(),
         Step::Eat(amount) => eat(*amount, libc::MAP_PRIVATE),
         Step::EatShared(amount) => eat(*amount, libc::MAP_SHARED),
+        Step::Grow(mib) => process::grow(mib * MIB).map(write_to_each_page),
+        Step::ReadAgain => {
+            read_again();
+            Ok(())
+        }
+        Step::Free => free(),
+        Step::WriteFile(file) => write_file(file),
         Step::FillPipes(amount) => fill_pipes(*amount),
         Step::ReadFile(file) => io::copy(&mut fs::File::open(file)?, &mut io::sink()).map(drop),
         Step::Child(steps) => process::fork(steps),
@@ -66,7 +90,12 @@ fn take(step: &step::Step) -> io::Result<()> {
         Step::Sleep => loop {
             thread::sleep(Duration::from_hours(1));
         },
+        Step::Pause(time) => {
+            thread::sleep(*time);
+            Ok(())
+        }
         Step::Exec(command) => exec(command),
+        Step::Pretend(arguments) => process::pretend(arguments),
         Step::LoseLeader => Ok(()),
     }
 }
@@ -85,15 +114,19 @@ fn exec(command: &[std::ffi::OsString]) -> io::Result<()> {
 
 fn eat(amount: Amount, sharing: i32) -> io::Result<()> {
     match amount {
-        Amount::Mib(mib) => map(mib * MIB, sharing),
+        Amount::Mib(mib) => {
+            let mapping = map(mib * MIB, sharing)?;
+            EATEN.lock().unwrap_or_else(PoisonError::into_inner).push(mapping);
+            Ok(())
+        }
         Amount::All => loop {
-            map(CHUNK, sharing)?;
+            let _kept: Mapping = map(CHUNK, sharing)?;
         },
     }
 }
 
-/// Maps memory that is never given back, and writes to each page of it.
-fn map(bytes: usize, sharing: i32) -> io::Result<()> {
+/// Maps memory, and writes to each page of it.
+fn map(bytes: usize, sharing: i32) -> io::Result<Mapping> {
     let flags = sharing | libc::MAP_ANONYMOUS;
     // SAFETY: a new mapping touches no memory that is in use.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
@@ -103,11 +136,49 @@ fn map(bytes: usize, sharing: i32) -> io::Result<()> {
     // Page by page, so that usage comes as close to the limit as it can. A kernel without huge pages refuses.
     // SAFETY: the range was mapped right above.
     let _refused: i32 = unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
-    for offset in (0..bytes).step_by(page_bytes()) {
+    let mapping = Mapping { start: start.expose_provenance(), bytes };
+    write_to_each_page(mapping);
+    Ok(mapping)
+}
+
+fn write_to_each_page(mapping: Mapping) {
+    let start: *mut u8 = ptr::with_exposed_provenance_mut(mapping.start);
+    for offset in (0..mapping.bytes).step_by(page_bytes()) {
         // SAFETY: `offset` lies within the mapping, which is writable.
-        unsafe { ptr::write_volatile(start.cast::<u8>().add(offset), 1) };
+        unsafe { ptr::write_volatile(start.add(offset), 1) };
+    }
+}
+
+/// Reads each page of what was eaten, as a child does that shares it with its parent.
+fn read_again() {
+    for mapping in EATEN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let start: *const u8 = ptr::with_exposed_provenance(mapping.start);
+        for offset in (0..mapping.bytes).step_by(page_bytes()) {
+            // SAFETY: `offset` lies within the mapping, which is readable until it leaves the list.
+            let _byte: u8 = unsafe { ptr::read_volatile(start.add(offset)) };
+        }
+    }
+}
+
+/// Gives back what was eaten.
+fn free() -> io::Result<()> {
+    for mapping in EATEN.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let start: *mut libc::c_void = ptr::with_exposed_provenance_mut(mapping.start);
+        // SAFETY: the range was mapped by `map`, and nothing refers to it but the list that it just left.
+        if unsafe { libc::munmap(start, mapping.bytes) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(())
+}
+
+/// Until it is killed or the file system refuses.
+fn write_file(file: &Path) -> io::Result<()> {
+    let mut file = fs::File::create(file)?;
+    let chunk = vec![1; MIB];
+    loop {
+        file.write_all(&chunk)?;
+    }
 }
 
 fn page_bytes() -> usize {

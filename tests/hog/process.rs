@@ -1,17 +1,20 @@
 //! What the standard library does not offer: processes that share memory, names of bytes, pipes of any size.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CString, OsStr, OsString},
     io::{self, Write as _},
     os::{
-        fd::{AsRawFd as _, IntoRawFd as _},
-        unix::ffi::OsStrExt as _,
+        fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _},
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
+    process::Command,
     ptr, thread,
 };
 
-use crate::step::Steps;
+use crate::{Mapping, step::Steps};
 
+/// What a sentry calls itself.
+pub(crate) const SENTRY: &str = "runsc-sandbox";
 /// Stack of a process that shares this one's memory, bytes.
 const STACK: usize = 1 << 18;
 
@@ -47,6 +50,29 @@ pub(crate) fn fill_pipe(bytes: usize) -> io::Result<()> {
     writer.write_all(&vec![1; bytes])?;
     let _open_for_good = (reader.into_raw_fd(), writer.into_raw_fd());
     Ok(())
+}
+
+/// Moves the end of the data segment; the new part of it.
+pub(crate) fn grow(bytes: usize) -> io::Result<Mapping> {
+    let increment = isize::try_from(bytes).map_err(io::Error::other)?;
+    // SAFETY: memory is only added; the allocator copes with a break that others moved.
+    let start = unsafe { libc::sbrk(increment) };
+    if start.addr() == usize::MAX {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(Mapping { start: start.expose_provenance(), bytes })
+    }
+}
+
+/// Becomes a process with the name, the arguments and the memory file of a sentry.
+pub(crate) fn pretend(arguments: &[OsString]) -> io::Result<()> {
+    // SAFETY: the name is a string that ends in NUL. The file outlives `exec`.
+    let file = checked(unsafe { libc::memfd_create(c"runsc-memory".as_ptr(), 0) })?;
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let mut file = unsafe { std::fs::File::from_raw_fd(file) };
+    file.write_all(&[1; 1 << 20])?;
+    let _open_for_good = file.into_raw_fd();
+    Err(Command::new("/proc/self/exe").arg0(SENTRY).args(arguments).exec())
 }
 
 /// Ends this process without running what the parent registered for its own end.

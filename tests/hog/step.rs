@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
+    time::Duration,
 };
 
 /// How much to eat.
@@ -34,6 +35,16 @@ pub(crate) enum Step {
     Eat(Amount),
     /// `eat-shared=MIB`, `eat-shared=all`: shared memory, each page of it written to.
     EatShared(Amount),
+    /// `grow=MIB`: the one private allocation that `brk` moves the end of, each page of it written to.
+    Grow(usize),
+    /// `read-again`: each page of what `eat=MIB` took so far.
+    ReadAgain,
+    /// `free`: gives back what `eat=MIB` took so far.
+    Free,
+    /// `write-file=FILE`: without end.
+    WriteFile(PathBuf),
+    /// `pause=MILLISECONDS`
+    Pause(Duration),
     /// `fill-pipes=MIB`: memory of the kernel, until it refuses; `fill-pipes=all`: again and again.
     FillPipes(Amount),
     /// `read-file=FILE`: from its beginning to its end, keeping nothing.
@@ -52,6 +63,9 @@ pub(crate) enum Step {
     Sleep,
     /// `exec PROGRAM ARGUMENTS`: becomes another program.
     Exec(Vec<OsString>),
+    /// `pretend ARGUMENTS`: becomes what looks like the sentry of gVisor with these arguments, says `pretending` and
+    /// waits for one byte.
+    Pretend(Vec<OsString>),
 }
 
 /// Things to do, in order.
@@ -85,6 +99,7 @@ fn sequence(arguments: &mut dyn Iterator<Item = OsString>) -> Result<(Steps, boo
             b"child" => Step::Child(block(arguments)?),
             b"vfork-child" => Step::VforkChild(block(arguments)?),
             b"exec" => Step::Exec(arguments.collect()),
+            b"pretend" => Step::Pretend(arguments.collect()),
             _ => single(&argument).ok_or_else(|| format!("no such step: {}", argument.display()))?,
         };
         steps.push(step);
@@ -104,6 +119,8 @@ fn single(argument: &OsStr) -> Option<Step> {
     let Some(at) = bytes.iter().position(|byte| *byte == b'=') else {
         return match bytes {
             b"wait" => Some(Step::Wait),
+            b"read-again" => Some(Step::ReadAgain),
+            b"free" => Some(Step::Free),
             b"sharer" => Some(Step::Sharer),
             b"reap" => Some(Step::Reap),
             b"lose-leader" => Some(Step::LoseLeader),
@@ -121,6 +138,9 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"say" => Some(Step::Say(text?.to_owned())),
         b"eat" => Some(Step::Eat(amount(text?)?)),
         b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
+        b"grow" => Some(Step::Grow(text?.parse().ok()?)),
+        b"pause" => Some(Step::Pause(Duration::from_millis(text?.parse().ok()?))),
+        b"write-file" => Some(Step::WriteFile(value.into())),
         b"read-file" => Some(Step::ReadFile(value.into())),
         b"fill-pipes" => Some(Step::FillPipes(amount(text?)?)),
         _ => None,

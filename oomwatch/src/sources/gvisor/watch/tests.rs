@@ -109,7 +109,7 @@ fn growth_and_time_to_the_limit_are_told() {
     assert_eq!(crossings.len(), 1);
     assert_eq!((crossing.kind, crossing.growth_bytes_per_second), (NEAR, Some(growth)));
     assert_eq!(crossing.time_to_limit, Some(Duration::from_millis(500)));
-    assert_eq!((watch.peak_bytes(), watch.growth_bytes_per_second()), (LIMIT, Some(growth)));
+    assert_eq!((watch.peak_bytes(), watch.growth.recent()), (LIMIT, Some(growth)));
 }
 
 #[test]

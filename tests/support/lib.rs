@@ -19,6 +19,7 @@ mod mount;
 mod program;
 mod requirement;
 mod rootfs;
+mod sandbox;
 mod stream;
 mod wait;
 
@@ -34,5 +35,6 @@ pub use self::{
     program::{Capability, Finished, run, without_capabilities},
     requirement::{Requirement, are_met, say_skipped},
     rootfs::Rootfs,
+    sandbox::{Plan, Runsc, Sandbox},
     wait::{EVENT_TIMEOUT, PROCESS_TIMEOUT, wait_for},
 };

@@ -16,12 +16,15 @@ pub enum Requirement {
     Agent,
     /// A program in `PATH`.
     Program(&'static str),
+    /// Both versions of runsc, and what their containers hold.
+    Runsc,
 }
 
 impl Requirement {
     fn missing(self) -> Option<String> {
         match self {
             Self::Agent => missing_for_agent(),
+            Self::Runsc => missing_for_runsc(),
             Self::Program(name) => find_program(name).is_none().then(|| format!("there is no program {name}")),
         }
     }
@@ -37,6 +40,15 @@ fn missing_for_agent() -> Option<String> {
         return Some("needs root".to_owned());
     }
     memory_hierarchy().is_none().then(|| "no memory cgroup hierarchy is mounted".to_owned())
+}
+
+fn missing_for_runsc() -> Option<String> {
+    for runsc in [crate::Runsc::OLD, crate::Runsc::SYSTRAP] {
+        if runsc.program().is_none() {
+            return Some(format!("there is no runsc {} below OOMWATCH_RUNSC", runsc.version));
+        }
+    }
+    find_program("busybox").is_none().then(|| "there is no program busybox".to_owned())
 }
 
 /// A program in `PATH`.

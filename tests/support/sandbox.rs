@@ -1,0 +1,411 @@
+//! gVisor sandboxes, run by hand with a `runsc` of either version: a bundle and a root of our own, no engine.
+
+use std::{
+    env,
+    fs::{self, File},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Agent, Cgroup, Event, PROCESS_TIMEOUT, Rootfs,
+    cgroup::memory_hierarchy,
+    container::cgroup_of,
+    dialog::Dialog,
+    program::{run, succeed},
+    rootfs::HOG,
+    unique_name, wait_for,
+};
+
+/// A version of runsc, and how it runs applications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runsc {
+    /// As in `runsc --version`.
+    pub version: &'static str,
+    /// `ptrace` or `systrap`.
+    pub platform: &'static str,
+}
+
+impl Runsc {
+    /// Debian 12's.
+    pub const OLD: Self = Self { version: "20221219", platform: "ptrace" };
+    /// That of Debian 12's backports, with the older platform.
+    pub const PTRACE: Self = Self { version: "20240729", platform: "ptrace" };
+    /// That of Debian 12's backports, as it runs by default.
+    pub const SYSTRAP: Self = Self { version: "20240729", platform: "systrap" };
+
+    /// The program; `None` where `cargo xtask setup` did not get it.
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        let program = Path::new(&env::var_os("OOMWATCH_RUNSC")?).join(self.version).join("runsc");
+        program.is_file().then_some(program)
+    }
+}
+
+/// A sandbox to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    runsc: Runsc,
+    limit_mib: Option<u64>,
+    args: Vec<String>,
+    flags: Vec<&'static str>,
+    annotations: Map<String, Value>,
+    detached: bool,
+}
+
+impl Plan {
+    /// One whose first process is a hog that says `ready` and waits to be let go.
+    pub fn hog(runsc: Runsc, limit_mib: u64, steps: &[&str]) -> Self {
+        let args = [HOG, "say=ready", "wait"].iter().chain(steps).map(|&arg| arg.to_owned()).collect();
+        Self { args, ..Self::script(runsc, limit_mib, "") }
+    }
+
+    /// One whose first process is a shell. `/hog` is there, too, and must say `ready` first.
+    pub fn script(runsc: Runsc, limit_mib: u64, script: &str) -> Self {
+        Self {
+            runsc,
+            limit_mib: Some(limit_mib),
+            args: ["/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+            flags: Vec::new(),
+            annotations: Map::new(),
+            detached: false,
+        }
+    }
+
+    /// Gives runsc one more flag.
+    #[must_use]
+    pub fn flag(mut self, flag: &'static str) -> Self {
+        self.flags.push(flag);
+        self
+    }
+
+    /// `runsc run --detach`: the state stays when the sandbox has ended.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        Self { detached: true, ..self }
+    }
+
+    /// The first container of a pod, as containerd's plugin for Kubernetes marks it.
+    #[must_use]
+    pub fn pod(self) -> Self {
+        self.annotation("io.kubernetes.cri.container-type", "sandbox")
+    }
+
+    #[must_use]
+    fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), value.into());
+        self
+    }
+
+    fn configuration(&self, id: &str) -> Value {
+        let limit = self.limit_mib.map_or(json!({}), |mib| json!({ "limit": mib << 20 }));
+        let namespaces: Vec<Value> =
+            ["pid", "mount", "ipc", "uts", "network"].iter().map(|kind| json!({ "type": kind })).collect();
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": false, "user": { "uid": 0, "gid": 0 }, "args": self.args, "env": ["PATH=/"], "cwd": "/",
+            },
+            "root": { "path": "rootfs", "readonly": true },
+            "hostname": "hog",
+            "annotations": self.annotations,
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
+            ],
+            "linux": {
+                "cgroupsPath": Path::new("/").join(id),
+                "namespaces": namespaces,
+                "resources": { "memory": limit },
+            },
+        })
+    }
+
+    /// Starts it; it has said `ready`.
+    pub fn start(self) -> Sandbox {
+        let sandbox = self.launch();
+        assert_eq!(sandbox.line(), "ready");
+        sandbox
+    }
+
+    /// Starts it without waiting for anything: it may end at once.
+    pub fn launch(self) -> Sandbox {
+        let id = unique_name();
+        let root = tempfile::tempdir().expect("make a root for runsc");
+        let first = Container::prepare(&self, &id);
+        let mut command = self.command(root.path());
+        command.arg("run").args(self.detached.then_some("--detach")).arg("--bundle").arg(first.rootfs.folder());
+        let log = File::create(first.rootfs.folder().join("log")).expect("make runsc's log");
+        let dialog = Dialog::start(command.arg(&id).stderr(log));
+        Sandbox { plan: self, root, first: Container { dialog: Some(dialog), ..first }, others: Vec::new() }
+    }
+
+    fn command(&self, root: &Path) -> Command {
+        let mut command = Command::new(self.runsc.program().expect("runsc"));
+        command.arg("--root").arg(root).arg(format!("--platform={}", self.runsc.platform));
+        command.arg("--network=none").args(&self.flags);
+        command
+    }
+}
+
+/// A container of a sandbox.
+#[derive(Debug)]
+struct Container {
+    id: String,
+    rootfs: Rootfs,
+    dialog: Option<Dialog>,
+}
+
+impl Container {
+    fn prepare(plan: &Plan, id: &str) -> Self {
+        let rootfs = Rootfs::new();
+        let busybox = crate::requirement::find_program("busybox").expect("busybox");
+        fs::copy(busybox, rootfs.root().join("busybox")).expect("copy busybox");
+        let configuration = plan.configuration(id).to_string();
+        fs::write(rootfs.folder().join("config.json"), configuration).expect("write config.json");
+        Self { id: id.to_owned(), rootfs, dialog: None }
+    }
+
+    fn dialog(&self) -> &Dialog {
+        self.dialog.as_ref().expect("a container that was started")
+    }
+}
+
+/// A running sandbox. Killed and deleted on drop, with its cgroups.
+#[derive(Debug)]
+pub struct Sandbox {
+    plan: Plan,
+    root: tempfile::TempDir,
+    first: Container,
+    others: Vec<Container>,
+}
+
+impl Sandbox {
+    /// Its id, which is that of its first container.
+    pub fn id(&self) -> &str {
+        &self.first.id
+    }
+
+    /// The sentry's process id.
+    pub fn sentry(&self) -> u32 {
+        number(&self.state(self.id())["sandbox"]["pid"])
+    }
+
+    /// Its gofers' process ids.
+    pub fn gofers(&self) -> Vec<u32> {
+        let containers = std::iter::once(&self.first).chain(&self.others);
+        containers.map(|container| number(&self.state(&container.id)["goferPid"])).collect()
+    }
+
+    /// Its cgroup, as runsc made it.
+    pub fn cgroup(&self) -> Cgroup {
+        let cgroup = Cgroup::of_somebody(cgroup_of(self.sentry()), self.plan.limit_mib.unwrap_or_default() << 20);
+        assert_eq!(cgroup.path(), Path::new("/").join(self.id()), "runsc made a cgroup elsewhere");
+        cgroup
+    }
+
+    /// A state file of runsc's, which it may be about to write.
+    fn state(&self, container: &str) -> Value {
+        let file = self.root.path().join(format!("{container}_sandbox:{}.state", self.id()));
+        wait_for("runsc's state file", PROCESS_TIMEOUT, || {
+            let state: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+            (state["sandbox"]["pid"].as_u64()? > 0).then_some(state)
+        })
+    }
+
+    /// Ends one `wait` inside its first container.
+    pub fn go(&mut self) {
+        self.first.dialog.as_mut().expect("a container that was started").go();
+    }
+
+    /// The next line said inside its first container.
+    pub fn line(&self) -> String {
+        self.first.dialog().line()
+    }
+
+    /// Waits for the end of `runsc run`.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.first.dialog.as_mut().expect("a container that was started").wait()
+    }
+
+    /// Whether the sentry still runs.
+    pub fn is_alive(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/stat", self.sentry())).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    /// One more container in this pod; it has said `ready`. Its number begins with 1.
+    pub fn add_container(&mut self, limit_mib: u64, steps: &[&str]) -> usize {
+        let plan = Plan { flags: self.plan.flags.clone(), ..Plan::hog(self.plan.runsc, limit_mib, steps) }
+            .annotation("io.kubernetes.cri.container-type", "container")
+            .annotation("io.kubernetes.cri.sandbox-id", self.id());
+        let id = unique_name();
+        let container = Container::prepare(&plan, &id);
+        let mut command = plan.command(self.root.path());
+        command.args(["run", "--bundle"]).arg(container.rootfs.folder()).arg(&id);
+        let log = File::create(container.rootfs.folder().join("log")).expect("make runsc's log");
+        let dialog = Dialog::start(command.stderr(log));
+        self.others.push(Container { dialog: Some(dialog), ..container });
+        let number = self.others.len();
+        assert_eq!(self.line_of(number), "ready");
+        number
+    }
+
+    /// Ends one `wait` inside a further container.
+    pub fn let_go(&mut self, number: usize) {
+        self.others[number - 1].dialog.as_mut().expect("a container that was started").go();
+    }
+
+    /// The next line said inside a further container.
+    pub fn line_of(&self, number: usize) -> String {
+        self.others[number - 1].dialog().line()
+    }
+
+    /// Saves it into a folder and ends it.
+    pub fn checkpoint(&mut self, image: &Path) {
+        succeed(self.plan.command(self.root.path()).arg("checkpoint").arg("--image-path").arg(image).arg(self.id()));
+        self.wait();
+    }
+
+    /// Brings back what [`Self::checkpoint`] saved, as a new sandbox.
+    pub fn restore(plan: Plan, image: &Path) -> Self {
+        let id = unique_name();
+        let root = tempfile::tempdir().expect("make a root for runsc");
+        let first = Container::prepare(&plan, &id);
+        let mut command = plan.command(root.path());
+        command.args(["restore", "--image-path"]).arg(image).arg("--bundle").arg(first.rootfs.folder());
+        let log = File::create(first.rootfs.folder().join("log")).expect("make runsc's log");
+        let dialog = Dialog::start(command.arg(&id).stderr(log));
+        Self { plan, root, first: Container { dialog: Some(dialog), ..first }, others: Vec::new() }
+    }
+
+    /// Lets the sentry run no further, until [`Self::resume`].
+    pub fn pause(&self) {
+        signal(&pidfd(self.sentry()), Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.sentry());
+        wait_for("the sentry to stand still", Duration::from_secs(5), || {
+            fs::read_to_string(&stat).expect("the sentry's state").contains(") T ").then_some(())
+        });
+    }
+
+    /// Lets the sentry run again.
+    pub fn resume(&self) {
+        signal(&pidfd(self.sentry()), Signal::CONT);
+    }
+
+    /// Whether an event is about this sandbox.
+    pub fn concerns(&self, event: &Event) -> bool {
+        event.text("/workload/sandbox_id") == Some(self.id())
+    }
+
+    /// Waits for an event of this kind about this sandbox. Its names are checked.
+    pub fn wait_for(&self, agent: &Agent, kind: &str) -> Event {
+        let event = agent.wait_for(&format!("{kind} of {}", self.id()), |event| {
+            event.kind() == kind && self.concerns(event)
+        });
+        assert_eq!(event.text("/workload/runtime"), Some("runsc"), "{event}");
+        assert_eq!(event.text("/workload/container_id"), Some(self.id()), "{event}");
+        event
+    }
+
+    /// `VmRSS` over the tree of the sentry, bytes: what the original system took for a sandbox' memory.
+    pub fn rss_sum(&self) -> u64 {
+        let mut tree = vec![self.sentry()];
+        let mut at = 0;
+        while let Some(pid) = tree.get(at).copied() {
+            at += 1;
+            for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                tree.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+        }
+        let rss = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        };
+        tree.iter().filter_map(rss).sum::<u64>() << 10
+    }
+}
+
+impl Drop for Sandbox {
+    #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
+    fn drop(&mut self) {
+        let containers: Vec<&Container> = self.others.iter().chain([&self.first]).collect();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.first.rootfs.folder().join("log")).unwrap_or_default();
+            eprintln!("--- log of runsc {:?}:\n{log}", self.plan.runsc);
+        }
+        // First, for a sentry that stands still answers nobody.
+        for pid in states(self.root.path()).iter().flat_map(processes_of) {
+            end(pid, &self.root);
+        }
+        for container in &containers {
+            // Fails where it is gone already.
+            drop(run(self.plan.command(self.root.path()).args(["delete", "--force", &container.id])));
+        }
+        for container in containers {
+            remove_cgroups(&container.id);
+        }
+    }
+}
+
+fn number(value: &Value) -> u32 {
+    value.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or_else(|| panic!("no process id: {value}"))
+}
+
+fn pidfd(pid: u32) -> OwnedFd {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    pidfd_open(pid, PidfdFlags::empty()).unwrap_or_else(|error| panic!("open process {pid:?}: {error}"))
+}
+
+fn signal(process: &OwnedFd, signal: Signal) {
+    pidfd_send_signal(process, signal).expect("send a sandbox a signal");
+}
+
+/// What is left of state files.
+fn states(root: &Path) -> Vec<Value> {
+    let files = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let states = files.filter(|file| file.extension().is_some_and(|extension| extension == "state"));
+    states.filter_map(|file| serde_json::from_slice(&fs::read(file).ok()?).ok()).collect()
+}
+
+fn processes_of(state: &Value) -> impl Iterator<Item = u32> {
+    let pids = [state["sandbox"]["pid"].as_u64(), state["goferPid"].as_u64()];
+    pids.into_iter().flatten().filter_map(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
+}
+
+/// Ends a process if it is one of this root: its id may be somebody else's by now.
+fn end(pid: u32, root: &tempfile::TempDir) {
+    let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(process) = pidfd_open(raw, PidfdFlags::empty()) else { return };
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let root = root.path().as_os_str().as_encoded_bytes();
+    if arguments.windows(root.len()).any(|part| part == root) {
+        // An error says that it ended before.
+        let _ended: Result<(), _> = pidfd_send_signal(&process, Signal::KILL);
+    }
+}
+
+/// Removes what a sandbox that was killed leaves of its cgroups, in all hierarchies.
+fn remove_cgroups(name: &str) {
+    let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
+    let mut roots = vec![memory.mount.clone()];
+    if memory.version == 1 {
+        let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
+        roots.extend(fs::read_dir(all).expect("the cgroup hierarchies").flatten().map(|root| root.path()));
+    }
+    for folder in roots.iter().map(|root| root.join(name)) {
+        // The last process may be on its way out.
+        for _ in 0..500 {
+            if !folder.is_dir() || fs::remove_dir(&folder).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!folder.is_dir() || std::thread::panicking(), "{} is left behind", folder.display());
+    }
+}

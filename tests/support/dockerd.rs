@@ -9,10 +9,11 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    Cgroup, PROCESS_TIMEOUT, Rootfs,
+    Cgroup, PROCESS_TIMEOUT, Rootfs, Runsc,
     cgroup::memory_hierarchy,
     container::cgroup_of,
     dialog::Dialog,
@@ -38,12 +39,23 @@ pub struct Dockerd {
 impl Dockerd {
     /// Starts one that has an image with the hog.
     pub fn start() -> Self {
+        Self::start_configured(&json!({}))
+    }
+
+    /// Starts one whose containers gVisor runs.
+    pub fn start_with_runsc(runsc: Runsc) -> Self {
+        let arguments = [format!("--platform={}", runsc.platform)];
+        let runtime = json!({ "path": runsc.program().expect("runsc"), "runtimeArgs": arguments });
+        Self::start_configured(&json!({ "runtimes": { "runsc": runtime }, "default-runtime": "runsc" }))
+    }
+
+    fn start_configured(configuration: &Value) -> Self {
         let folder = tempfile::Builder::new().prefix("dockerd").tempdir().expect("make a folder");
         let at = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
         let socket = format!("unix://{}", at("sock"));
         let log = File::create(at("log")).expect("make the daemon's log");
         let parents = missing_parents("docker");
-        fs::write(at("daemon.json"), "{}").expect("write the daemon's configuration");
+        fs::write(at("daemon.json"), configuration.to_string()).expect("write the daemon's configuration");
         let child = Command::new("dockerd")
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])

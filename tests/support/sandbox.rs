@@ -303,9 +303,8 @@ impl Sandbox {
 
     /// Waits for an event of this kind about this sandbox. Its names are checked.
     pub fn wait_for(&self, agent: &Agent, kind: &str) -> Event {
-        let event = agent.wait_for(&format!("{kind} of {}", self.id()), |event| {
-            event.kind() == kind && self.concerns(event)
-        });
+        let event =
+            agent.wait_for(&format!("{kind} of {}", self.id()), |event| event.kind() == kind && self.concerns(event));
         assert_eq!(event.text("/workload/runtime"), Some("runsc"), "{event}");
         assert_eq!(event.text("/workload/container_id"), Some(self.id()), "{event}");
         event

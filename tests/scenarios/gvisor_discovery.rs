@@ -1,0 +1,110 @@
+//! Sandboxes are found by themselves, however short they live and wherever they come from; what only looks like one
+//! is not.
+
+use std::{thread, time::Duration};
+
+use support::{Agent, Cgroup, Container, Event, Events as _, Hog, Output, Plan, Runsc, Runtime, require};
+
+/// A scan that every sandbox would be found by.
+const FOUND_BY_THEN: Duration = Duration::from_secs(2);
+
+fn watching() -> Agent {
+    Agent::start_with(Output::Json, &["--workload-events"])
+}
+
+#[test]
+fn a_sandbox_that_lives_for_300_ms_is_seen_to_start_and_to_stop() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::PTRACE, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut sandbox = Plan::script(runsc, 128, "/hog pause=300").launch();
+        assert!(sandbox.wait().success());
+        let started = sandbox.wait_for(&agent, "workload_started");
+        let stopped = sandbox.wait_for(&agent, "workload_stopped");
+        assert_eq!(started.number("/limit_bytes"), Some(128 << 20), "{started}");
+        assert_eq!(started.text("/limit_source"), Some("cgroup"), "{started}");
+        assert_eq!(stopped.number("/pid"), started.number("/pid"), "{stopped}");
+        let lived = stopped.time().duration_since(started.time()).expect("it stopped after it started");
+        assert!(lived < Duration::from_secs(5), "{stopped}");
+        drop(agent.stop());
+    }
+}
+
+#[test]
+fn sandboxes_that_were_there_before_the_agent_are_found() {
+    require!(Agent, Runsc);
+    let attached = Plan::hog(Runsc::OLD, 128, &[]).start();
+    let detached = Plan::hog(Runsc::SYSTRAP, 128, &[]).detached().start();
+    let agent = watching();
+    for sandbox in [&attached, &detached] {
+        let started = sandbox.wait_for(&agent, "workload_started");
+        assert_eq!(started.number("/pid"), Some(sandbox.sentry().into()), "{started}");
+    }
+    drop(agent.stop());
+}
+
+#[test]
+fn a_sandbox_restored_from_a_checkpoint_is_found_and_measured() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let steps = ["eat=50", "say=eaten", "pause=6000", "eat=62", "pause=20000"];
+    let plan = Plan::hog(Runsc::SYSTRAP, 128, &steps);
+    let mut first = plan.clone().start();
+    first.wait_for(&agent, "workload_started");
+    first.go();
+    assert_eq!(first.line(), "eaten");
+    let image = tempfile::tempdir().expect("make a folder for the image");
+    first.checkpoint(image.path());
+    first.wait_for(&agent, "workload_stopped");
+    let second = Plan::hog(Runsc::SYSTRAP, 128, &steps);
+    let second = support::Sandbox::restore(second, image.path());
+    let started = second.wait_for(&agent, "workload_started");
+    assert_eq!(started.number("/pid"), Some(second.sentry().into()), "{started}");
+    // Half of its memory came from the image, the other half is new.
+    let warning = second.wait_for(&agent, "near_limit");
+    assert_eq!(warning.number("/limit_bytes"), Some(128 << 20), "{warning}");
+    drop(agent.stop());
+}
+
+/// Arguments as a sentry has them.
+const PRETENDED: [&str; 6] =
+    ["pretend", "--root=/var/run/runsc", "--platform=systrap", "boot", "--bundle=/tmp", "pretended"];
+
+fn pretender_on_the_host(cgroup: &Cgroup) -> Hog {
+    let program = std::env::var("OOMWATCH_HOG").expect("OOMWATCH_HOG");
+    let mut steps = vec!["exec", "/usr/bin/env", "unshare", "--mount", &program];
+    steps.extend(PRETENDED);
+    let mut hog = Hog::ready_in(cgroup, steps);
+    hog.go();
+    hog.wait_until_it_says("pretending");
+    hog
+}
+
+fn pretender_in_a_container() -> Container {
+    let mut container = Container::start(Runtime::Runc, 64, &PRETENDED);
+    container.go();
+    assert_eq!(container.line(), "pretending");
+    container
+}
+
+#[test]
+fn what_calls_itself_a_sentry_is_none() {
+    require!(Agent, Runsc, Program("runc"), Program("unshare"));
+    let cgroup = Cgroup::scratch().limited_to_mib(64);
+    // Before the agent looks around for the first time, and while it is told of every start.
+    let (on_host, in_container) = (pretender_on_the_host(&cgroup), pretender_in_a_container());
+    let agent = watching();
+    let (on_host_too, in_container_too) = (pretender_on_the_host(&cgroup), pretender_in_a_container());
+    let real = Plan::hog(Runsc::SYSTRAP, 128, &[]).start();
+    real.wait_for(&agent, "workload_started");
+    thread::sleep(FOUND_BY_THEN);
+    let pretenders = [on_host.pid(), on_host_too.pid(), in_container.init(), in_container_too.init()];
+    for pid in pretenders {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the arguments of a pretender");
+        assert!(arguments.starts_with(b"runsc-sandbox\0"), "{pid} does not pretend");
+    }
+    let events = agent.stop();
+    let started: Vec<&Event> = events.of_kind("workload_started");
+    assert_eq!(started.len(), 1, "{started:#?}");
+    assert!(real.concerns(started[0]), "{started:#?}");
+}

@@ -1,0 +1,159 @@
+//! Kernel kills inside sandboxes of real runsc: whose they were, in which role the victim was, and what became of the
+//! sandbox, whatever its exit code pretends.
+
+use support::{Agent, Cgroup, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
+
+const LIMIT_MIB: u64 = 128;
+
+fn watching() -> Agent {
+    Agent::start_with(Output::Json, &["--workload-events"])
+}
+
+fn survived(outcome: &Event) -> bool {
+    outcome.field("/container_survived").and_then(serde_json::Value::as_bool).expect("container_survived")
+}
+
+/// What the report of a kill in a sandbox must say.
+fn check_kill(kill: &Event, sandbox: &Sandbox, cgroup: &Cgroup, role: &str) {
+    let limit = cgroup.limit_bytes();
+    for (field, value) in [
+        ("/severity", "critical"),
+        ("/source", "bpf"),
+        ("/confidence", "exact"),
+        ("/scope", "memcg"),
+        ("/limit_owner", "container"),
+        ("/victim/role", role),
+        ("/workload/runtime", "runsc"),
+        ("/workload/container_id", sandbox.id()),
+        ("/workload/sandbox_id", sandbox.id()),
+        ("/workload/cgroup_path", cgroup.path().to_str().unwrap()),
+        ("/oom_memcg/path", cgroup.path().to_str().unwrap()),
+        ("/task_memcg/path", cgroup.path().to_str().unwrap()),
+    ] {
+        assert_eq!(kill.text(field), Some(value), "{field} of {kill}");
+    }
+    assert_eq!(kill.number("/oom_memcg/id"), Some(cgroup.id()), "{kill}");
+    assert_eq!(kill.number("/oom_memcg/limit_bytes"), Some(limit), "{kill}");
+    let usage = kill.number("/oom_memcg/usage_bytes").expect("the charge of the memcg");
+    assert!(usage <= limit && usage + (2 << 20) >= limit, "{kill}");
+}
+
+/// Lets a sandbox run into its limit; the kill and what became of it.
+fn kill_in(agent: &Agent, sandbox: &mut Sandbox, role: &str) -> (Event, Event) {
+    let cgroup = sandbox.cgroup();
+    let (sentry, gofers) = (sandbox.sentry(), sandbox.gofers());
+    sandbox.wait_for(agent, "workload_started");
+    sandbox.go();
+    let kill = sandbox.wait_for(agent, "oom_kill");
+    check_kill(&kill, sandbox, &cgroup, role);
+    let victim = u32::try_from(kill.number("/victim/pid").expect("victim.pid")).unwrap();
+    assert_eq!(victim == sentry, role == "sentry", "{kill}");
+    assert!(!gofers.contains(&victim), "{kill}");
+    let outcome = sandbox.wait_for(agent, "oom_outcome");
+    assert_eq!(outcome.text("/incident_id"), kill.text("/incident_id"), "{outcome}");
+    (kill, outcome)
+}
+
+fn killed_stub(runsc: Runsc) {
+    let agent = watching();
+    let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
+    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+    assert!(!survived(&outcome), "{outcome}");
+    sandbox.wait();
+    let events = agent.stop();
+    let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
+    assert_eq!(["oom_kill", "oom_outcome", "workload_stopped"].map(of_it), [1, 1, 1], "{events:#?}");
+}
+
+#[test]
+fn the_application_of_the_old_runsc_is_killed_as_a_stub() {
+    require!(Agent, Runsc);
+    killed_stub(Runsc::OLD);
+}
+
+#[test]
+fn the_application_on_ptrace_is_killed_as_a_stub() {
+    require!(Agent, Runsc);
+    killed_stub(Runsc::PTRACE);
+}
+
+#[test]
+fn the_application_on_systrap_is_killed_as_a_stub() {
+    require!(Agent, Runsc);
+    killed_stub(Runsc::SYSTRAP);
+}
+
+#[test]
+fn files_in_memory_kill_the_sentry() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::PTRACE, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["write-file=/tmp/file"]).start();
+        let (_kill, outcome) = kill_in(&agent, &mut sandbox, "sentry");
+        assert!(!survived(&outcome), "{outcome}");
+        assert_eq!(sandbox.wait().code(), Some(137));
+        drop(agent.stop());
+    }
+}
+
+#[test]
+fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let steps = ["child", "eat=all", "end", "reap", "say=alive", "wait"];
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, LIMIT_MIB, &steps).start();
+    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+    assert_eq!(sandbox.line(), "exited=1", "the parent is not told that it was a signal");
+    assert_eq!(sandbox.line(), "alive");
+    assert!(survived(&outcome), "{outcome}");
+    assert!(sandbox.is_alive());
+    sandbox.go();
+    assert!(sandbox.wait().success());
+    drop(agent.stop());
+}
+
+#[test]
+fn an_exit_code_of_0_hides_no_kill() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let mut sandbox = Plan::script(Runsc::SYSTRAP, LIMIT_MIB, "/hog say=ready wait eat=all; exit 0").start();
+    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+    assert_eq!(sandbox.wait().code(), Some(0), "runsc says that all is well");
+    assert!(!survived(&outcome), "{outcome}");
+    drop(agent.stop());
+}
+
+#[test]
+fn a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let mut sandbox = Plan::hog(Runsc::OLD, LIMIT_MIB, &["eat=all"]).detached().start();
+    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+    assert!(!survived(&outcome), "{outcome}");
+    drop(agent.stop());
+}
+
+#[test]
+fn a_pod_of_three_containers_is_one_sandbox_and_its_limit_that_of_the_first() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut pod = Plan::hog(runsc, LIMIT_MIB, &["wait"]).pod().start();
+        let cgroup = pod.cgroup();
+        pod.wait_for(&agent, "workload_started");
+        let eater = pod.add_container(32, &["eat=all"]);
+        let idle = pod.add_container(32, &["eat=40", "say=full", "wait"]);
+        assert_eq!(pod.gofers().len(), 3);
+        pod.let_go(idle);
+        assert_eq!(pod.line_of(idle), "full", "nothing enforces the limit of a container in a pod");
+        pod.let_go(eater);
+        let kill = pod.wait_for(&agent, "oom_kill");
+        check_kill(&kill, &pod, &cgroup, "stub");
+        pod.wait_for(&agent, "oom_outcome");
+        let events = agent.stop();
+        let started = events.of_kind("workload_started").into_iter().filter(|event| pod.concerns(event)).count();
+        assert_eq!(started, 1, "{events:#?}");
+        let others = events.of_kind("workload_started").len();
+        assert_eq!(others, 1, "a container of the pod counts as a sandbox: {events:#?}");
+    }
+}

@@ -1,0 +1,244 @@
+//! Warnings of a sandbox' memory before anything is killed, by real runsc: in time, true, and none where there is no
+//! cause.
+
+use std::{thread, time::Duration};
+
+use support::{Agent, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
+
+const MIB: u64 = 1 << 20;
+
+fn watching() -> Agent {
+    Agent::start_with(Output::Json, &["--workload-events"])
+}
+
+fn flag(event: &Event, field: &str) -> Option<bool> {
+    event.field(field).map(|value| value.as_bool().expect("a truth value"))
+}
+
+fn percent(event: &Event) -> f64 {
+    event.seconds("/usage_percent").expect("usage_percent")
+}
+
+/// What a warning of a limit in the sandbox' own cgroup must say.
+fn check_warning(warning: &Event, sandbox: &Sandbox, limit_bytes: u64) {
+    assert_eq!(warning.number("/limit_bytes"), Some(limit_bytes), "{warning}");
+    assert_eq!(warning.number("/pid"), Some(sandbox.sentry().into()), "{warning}");
+    assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
+    assert_eq!(flag(warning, "/limit_enforced"), Some(true), "{warning}");
+    assert_eq!(warning.text("/estimator"), Some("cgroup"), "{warning}");
+    assert_eq!(warning.number("/threshold_percent"), Some(95), "{warning}");
+    assert!((95.0..=100.0).contains(&percent(warning)), "{warning}");
+    assert_eq!(warning.text("/source"), Some("gvisor"), "{warning}");
+    assert_eq!(warning.text("/severity"), Some("warning"), "{warning}");
+}
+
+fn warned_before_the_kill(runsc: Runsc) {
+    let agent = watching();
+    let mut steps = ["eat=1", "pause=20"].repeat(160);
+    steps.insert(0, "eat=90");
+    let mut sandbox = Plan::hog(runsc, 128, &steps).start();
+    let cgroup = sandbox.cgroup();
+    sandbox.wait_for(&agent, "workload_started");
+    // Its state is gone with it.
+    let sentry = sandbox.sentry();
+    sandbox.go();
+    let warning = sandbox.wait_for(&agent, "near_limit");
+    let kill = sandbox.wait_for(&agent, "oom_kill");
+    let outcome = sandbox.wait_for(&agent, "oom_outcome");
+    assert_eq!(sandbox.wait().success(), false);
+
+    assert_eq!(warning.number("/pid"), Some(sentry.into()), "{warning}");
+    assert_eq!(warning.number("/limit_bytes"), Some(128 * MIB), "{warning}");
+    assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
+    assert_eq!(flag(&warning, "/limit_enforced"), Some(true), "{warning}");
+    assert_eq!(warning.text("/estimator"), Some("cgroup"), "{warning}");
+    assert!((95.0..=100.0).contains(&percent(&warning)), "{warning}");
+    let growth = warning.field("/growth_bytes_per_second").and_then(serde_json::Value::as_i64);
+    assert!(growth.is_some_and(|growth| growth > 0), "{warning}");
+    assert!(warning.seconds("/time_to_limit_seconds").is_some_and(|time| time > 0.0 && time < 60.0), "{warning}");
+    assert!(warning.time() < kill.time(), "warned after the kill: {warning}\n{kill}");
+    assert_eq!(kill.text("/oom_memcg/path").map(str::as_bytes), Some(cgroup.path_bytes()), "{kill}");
+    for event in [&kill, &outcome] {
+        assert_eq!(event.text("/incident_id"), warning.text("/incident_id"), "another incident: {event}");
+    }
+    assert_eq!(flag(&outcome, "/container_survived"), Some(false), "{outcome}");
+    let events = agent.stop();
+    let count = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
+    assert_eq!(["near_limit", "over_limit", "oom_kill", "oom_outcome"].map(count), [1, 0, 1, 1], "{events:#?}");
+}
+
+#[test]
+fn a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill() {
+    require!(Agent, Runsc);
+    warned_before_the_kill(Runsc::OLD);
+}
+
+#[test]
+fn a_sandbox_on_ptrace_is_warned_of_before_its_kill() {
+    require!(Agent, Runsc);
+    warned_before_the_kill(Runsc::PTRACE);
+}
+
+#[test]
+fn a_sandbox_on_systrap_is_warned_of_before_its_kill() {
+    require!(Agent, Runsc);
+    warned_before_the_kill(Runsc::SYSTRAP);
+}
+
+#[test]
+fn one_allocation_that_grew_to_96_percent_is_warned_of_where_the_sum_of_rss_sees_a_fraction_of_it() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut steps = vec!["grow=220", "say=grown"];
+        steps.extend(["wait", "grow=1", "say=grown"].repeat(30));
+        let mut sandbox = Plan::hog(runsc, 256, &steps).start();
+        let cgroup = sandbox.cgroup();
+        sandbox.wait_for(&agent, "workload_started");
+        sandbox.go();
+        assert_eq!(sandbox.line(), "grown");
+        thread::sleep(Duration::from_secs(1));
+        let early = agent.events();
+        assert_eq!(early.of_kind("near_limit"), Vec::<&Event>::new(), "warned below the threshold");
+        // What the kernel cannot take back.
+        let charge = || {
+            let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
+            usage - cgroup.counter("memory.stat", "active_file") - cgroup.counter("memory.stat", "inactive_file")
+        };
+        while charge() < 256 * MIB / 100 * 96 {
+            sandbox.go();
+            assert_eq!(sandbox.line(), "grown");
+        }
+        let warning = sandbox.wait_for(&agent, "near_limit");
+        check_warning(&warning, &sandbox, 256 * MIB);
+        let rss = sandbox.rss_sum();
+        assert!(rss < 256 * MIB / 2, "the sum of VmRSS sees it too, {rss} bytes: this tests nothing");
+        assert!(sandbox.is_alive());
+        let events = agent.stop();
+        assert_eq!(events.kills_below(cgroup.path()).len(), 0);
+        assert_eq!(events.of_kind("near_limit").len(), 1, "{events:#?}");
+    }
+}
+
+fn usage_file() -> &'static str {
+    if support::memory_cgroup_version() == 1 { "memory.usage_in_bytes" } else { "memory.current" }
+}
+
+#[test]
+fn eight_readers_of_a_fifth_of_the_limit_are_no_cause_except_for_the_sum_of_rss() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let original = Agent::start_with(Output::Json, &["--workload-events", "--estimator", "rss-sum"]);
+        let child = ["child", "read-again", "say=read", "wait", "end"];
+        let mut steps = vec!["eat=80"];
+        steps.extend(child.repeat(8));
+        steps.push("wait");
+        let mut sandbox = Plan::hog(runsc, 500, &steps).start();
+        sandbox.wait_for(&agent, "workload_started");
+        sandbox.wait_for(&original, "workload_started");
+        sandbox.go();
+        for _child in 0..8 {
+            assert_eq!(sandbox.line(), "read");
+        }
+        let false_alarm = sandbox.wait_for(&original, "near_limit");
+        assert_eq!(false_alarm.text("/estimator"), Some("rss-sum"), "{false_alarm}");
+        assert_eq!(false_alarm.text("/confidence"), Some("estimated"), "{false_alarm}");
+        thread::sleep(Duration::from_secs(2));
+        drop(original);
+        let events = agent.stop();
+        let warned = ["near_limit", "over_limit"].map(|kind| events.of_kind(kind).len());
+        assert_eq!(warned, [0, 0], "a false alarm: {events:#?}");
+    }
+}
+
+#[test]
+fn a_limit_that_nothing_enforces_is_told_as_such_and_so_is_the_recovery() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let steps = ["eat=160", "say=full", "wait", "free", "say=free", "wait"];
+        let mut sandbox = Plan::hog(runsc, 128, &steps).flag("--ignore-cgroups").start();
+        let started = sandbox.wait_for(&agent, "workload_started");
+        assert_eq!(started.number("/limit_bytes"), Some(128 * MIB), "{started}");
+        sandbox.go();
+        let over = sandbox.wait_for(&agent, "over_limit");
+        assert_eq!(sandbox.line(), "full", "the application lives");
+        assert_eq!(over.text("/limit_source"), Some("state"), "{over}");
+        assert_eq!(flag(&over, "/limit_enforced"), Some(false), "{over}");
+        assert_eq!(over.text("/estimator"), Some("memfd"), "{over}");
+        assert_eq!(over.text("/confidence"), Some("estimated"), "{over}");
+        assert_eq!(over.number("/limit_bytes"), Some(128 * MIB), "{over}");
+        assert!(over.number("/usage_bytes").is_some_and(|usage| usage >= 128 * MIB), "{over}");
+        sandbox.go();
+        assert_eq!(sandbox.line(), "free");
+        let recovered = sandbox.wait_for(&agent, "recovered");
+        assert_eq!(recovered.text("/incident_id"), over.text("/incident_id"), "{recovered}");
+        assert!(percent(&recovered) < 90.0, "{recovered}");
+        assert!(sandbox.is_alive());
+        let events = agent.stop();
+        let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
+        assert_eq!(["over_limit", "recovered", "oom_kill"].map(of_it), [1, 1, 0], "{events:#?}");
+    }
+}
+
+#[test]
+fn the_memory_files_alone_are_enough_where_they_are_asked_for() {
+    require!(Agent, Runsc);
+    let agent = Agent::start_with(Output::Json, &["--estimator", "memfd"]);
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 400, &["eat=376", "say=full", "wait"]).start();
+    sandbox.go();
+    let warning = sandbox.wait_for(&agent, "near_limit");
+    assert_eq!(sandbox.line(), "full");
+    assert_eq!(warning.text("/estimator"), Some("memfd"), "{warning}");
+    assert_eq!(warning.text("/confidence"), Some("estimated"), "{warning}");
+    assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
+    drop(agent.stop());
+}
+
+#[test]
+fn a_limit_that_changes_is_the_limit_of_the_next_warning() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 512, &["eat=100", "say=full", "wait"]).start();
+    let cgroup = sandbox.cgroup();
+    sandbox.wait_for(&agent, "workload_started");
+    sandbox.go();
+    assert_eq!(sandbox.line(), "full");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(agent.events().of_kind("near_limit"), Vec::<&Event>::new());
+    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
+    let limit = (usage + usage / 50) & !0xfff;
+    let file = if support::memory_cgroup_version() == 1 { "memory.limit_in_bytes" } else { "memory.max" };
+    let changed = std::time::Instant::now();
+    cgroup.write(file, &limit.to_string());
+    let warning = sandbox.wait_for(&agent, "near_limit");
+    assert!(changed.elapsed() < Duration::from_secs(6), "after {:?}: {warning}", changed.elapsed());
+    check_warning(&warning, &sandbox, limit);
+    drop(agent.stop());
+}
+
+#[test]
+fn a_sandbox_that_stands_still_is_measured_and_holds_up_no_other() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let mut still = Plan::hog(Runsc::SYSTRAP, 128, &["eat=60", "say=full", "wait"]).start();
+    let mut other = Plan::hog(Runsc::OLD, 256, &["eat=238", "say=full", "wait"]).start();
+    for sandbox in [&still, &other] {
+        sandbox.wait_for(&agent, "workload_started");
+    }
+    still.go();
+    assert_eq!(still.line(), "full");
+    still.pause();
+    other.go();
+    let warning = other.wait_for(&agent, "near_limit");
+    check_warning(&warning, &other, 256 * MIB);
+    // What stands still is measured as ever: its memory comes near a limit that comes near its memory.
+    let cgroup = still.cgroup();
+    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
+    let file = if support::memory_cgroup_version() == 1 { "memory.limit_in_bytes" } else { "memory.max" };
+    cgroup.write(file, &((usage + usage / 50) & !0xfff).to_string());
+    still.wait_for(&agent, "near_limit");
+    still.resume();
+    drop(agent.stop());
+}

@@ -70,7 +70,7 @@ pub(crate) fn pretend(arguments: &[OsString]) -> io::Result<()> {
     let file = checked(unsafe { libc::memfd_create(c"runsc-memory".as_ptr(), 0) })?;
     // SAFETY: the descriptor was just made and belongs to nobody else.
     let mut file = unsafe { std::fs::File::from_raw_fd(file) };
-    file.write_all(&[1; 1 << 20])?;
+    file.write_all(&vec![1; 1 << 20])?;
     let _open_for_good = file.into_raw_fd();
     Err(Command::new("/proc/self/exe").arg0(SENTRY).args(arguments).exec())
 }

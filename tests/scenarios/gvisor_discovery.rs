@@ -1,7 +1,7 @@
 //! Sandboxes are found by themselves, however short they live and wherever they come from; what only looks like one
 //! is not.
 
-use std::{thread, time::Duration};
+use std::{ffi::OsString, thread, time::Duration};
 
 use support::{Agent, Cgroup, Container, Event, Events as _, Hog, Output, Plan, Runsc, Runtime, require};
 
@@ -71,9 +71,10 @@ const PRETENDED: [&str; 6] =
     ["pretend", "--root=/var/run/runsc", "--platform=systrap", "boot", "--bundle=/tmp", "pretended"];
 
 fn pretender_on_the_host(cgroup: &Cgroup) -> Hog {
-    let program = std::env::var("OOMWATCH_HOG").expect("OOMWATCH_HOG");
-    let mut steps = vec!["exec", "/usr/bin/env", "unshare", "--mount", &program];
-    steps.extend(PRETENDED);
+    // A mount namespace of its own, as every container has.
+    let mut steps: Vec<OsString> = ["exec", "/usr/bin/env", "unshare", "--mount"].map(OsString::from).to_vec();
+    steps.push(Hog::program());
+    steps.extend(PRETENDED.map(OsString::from));
     let mut hog = Hog::ready_in(cgroup, steps);
     hog.go();
     hog.wait_until_it_says("pretending");

@@ -9,13 +9,10 @@ fn watching() -> Agent {
     Agent::start_with(Output::Json, &["--workload-events"])
 }
 
-fn survived(outcome: &Event) -> bool {
-    outcome.field("/container_survived").and_then(serde_json::Value::as_bool).expect("container_survived")
-}
-
 /// What the report of a kill in a sandbox must say.
 fn check_kill(kill: &Event, sandbox: &Sandbox, cgroup: &Cgroup, role: &str) {
     let limit = cgroup.limit_bytes();
+    let path = cgroup.path().to_str().unwrap_or("no path");
     for (field, value) in [
         ("/severity", "critical"),
         ("/source", "bpf"),
@@ -26,16 +23,17 @@ fn check_kill(kill: &Event, sandbox: &Sandbox, cgroup: &Cgroup, role: &str) {
         ("/workload/runtime", "runsc"),
         ("/workload/container_id", sandbox.id()),
         ("/workload/sandbox_id", sandbox.id()),
-        ("/workload/cgroup_path", cgroup.path().to_str().unwrap()),
-        ("/oom_memcg/path", cgroup.path().to_str().unwrap()),
-        ("/task_memcg/path", cgroup.path().to_str().unwrap()),
+        ("/workload/cgroup_path", path),
+        ("/oom_memcg/path", path),
+        ("/task_memcg/path", path),
     ] {
         assert_eq!(kill.text(field), Some(value), "{field} of {kill}");
     }
     assert_eq!(kill.number("/oom_memcg/id"), Some(cgroup.id()), "{kill}");
     assert_eq!(kill.number("/oom_memcg/limit_bytes"), Some(limit), "{kill}");
-    let usage = kill.number("/oom_memcg/usage_bytes").expect("the charge of the memcg");
-    assert!(usage <= limit && usage + (2 << 20) >= limit, "{kill}");
+    let usage = kill.number("/oom_memcg/usage_bytes").unwrap_or_default();
+    // A charge that is being tried counts until it is refused, so the limit may seem to be passed.
+    assert!(usage.abs_diff(limit) < 2 << 20, "{kill}");
 }
 
 /// Lets a sandbox run into its limit; the kill and what became of it.
@@ -46,9 +44,10 @@ fn kill_in(agent: &Agent, sandbox: &mut Sandbox, role: &str) -> (Event, Event) {
     sandbox.go();
     let kill = sandbox.wait_for(agent, "oom_kill");
     check_kill(&kill, sandbox, &cgroup, role);
-    let victim = u32::try_from(kill.number("/victim/pid").expect("victim.pid")).unwrap();
-    assert_eq!(victim == sentry, role == "sentry", "{kill}");
-    assert!(!gofers.contains(&victim), "{kill}");
+    let victim = kill.number("/victim/pid");
+    assert!(victim.is_some(), "{kill}");
+    assert_eq!(victim == Some(sentry.into()), role == "sentry", "{kill}");
+    assert!(gofers.iter().all(|gofer| victim != Some((*gofer).into())), "{kill}");
     let outcome = sandbox.wait_for(agent, "oom_outcome");
     assert_eq!(outcome.text("/incident_id"), kill.text("/incident_id"), "{outcome}");
     (kill, outcome)
@@ -58,7 +57,7 @@ fn killed_stub(runsc: Runsc) {
     let agent = watching();
     let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert!(!survived(&outcome), "{outcome}");
+    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
     sandbox.wait();
     let events = agent.stop();
     let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
@@ -90,7 +89,7 @@ fn files_in_memory_kill_the_sentry() {
         let agent = watching();
         let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["write-file=/tmp/file"]).start();
         let (_kill, outcome) = kill_in(&agent, &mut sandbox, "sentry");
-        assert!(!survived(&outcome), "{outcome}");
+        assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
         assert_eq!(sandbox.wait().code(), Some(137));
         drop(agent.stop());
     }
@@ -105,7 +104,7 @@ fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
     assert_eq!(sandbox.line(), "exited=1", "the parent is not told that it was a signal");
     assert_eq!(sandbox.line(), "alive");
-    assert!(survived(&outcome), "{outcome}");
+    assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
     assert!(sandbox.is_alive());
     sandbox.go();
     assert!(sandbox.wait().success());
@@ -119,7 +118,7 @@ fn an_exit_code_of_0_hides_no_kill() {
     let mut sandbox = Plan::script(Runsc::SYSTRAP, LIMIT_MIB, "/hog say=ready wait eat=all; exit 0").start();
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
     assert_eq!(sandbox.wait().code(), Some(0), "runsc says that all is well");
-    assert!(!survived(&outcome), "{outcome}");
+    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
     drop(agent.stop());
 }
 
@@ -129,7 +128,7 @@ fn a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive() {
     let agent = watching();
     let mut sandbox = Plan::hog(Runsc::OLD, LIMIT_MIB, &["eat=all"]).detached().start();
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert!(!survived(&outcome), "{outcome}");
+    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
     drop(agent.stop());
 }
 

@@ -11,12 +11,9 @@ fn watching() -> Agent {
     Agent::start_with(Output::Json, &["--workload-events"])
 }
 
-fn flag(event: &Event, field: &str) -> Option<bool> {
-    event.field(field).map(|value| value.as_bool().expect("a truth value"))
-}
-
+/// Share of the limit; no warning comes without one.
 fn percent(event: &Event) -> f64 {
-    event.seconds("/usage_percent").expect("usage_percent")
+    event.seconds("/usage_percent").unwrap_or(f64::NAN)
 }
 
 /// What a warning of a limit in the sandbox' own cgroup must say.
@@ -24,7 +21,7 @@ fn check_warning(warning: &Event, sandbox: &Sandbox, limit_bytes: u64) {
     assert_eq!(warning.number("/limit_bytes"), Some(limit_bytes), "{warning}");
     assert_eq!(warning.number("/pid"), Some(sandbox.sentry().into()), "{warning}");
     assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
-    assert_eq!(flag(warning, "/limit_enforced"), Some(true), "{warning}");
+    assert_eq!(warning.flag("/limit_enforced"), Some(true), "{warning}");
     assert_eq!(warning.text("/estimator"), Some("cgroup"), "{warning}");
     assert_eq!(warning.number("/threshold_percent"), Some(95), "{warning}");
     assert!((95.0..=100.0).contains(&percent(warning)), "{warning}");
@@ -45,12 +42,12 @@ fn warned_before_the_kill(runsc: Runsc) {
     let warning = sandbox.wait_for(&agent, "near_limit");
     let kill = sandbox.wait_for(&agent, "oom_kill");
     let outcome = sandbox.wait_for(&agent, "oom_outcome");
-    assert_eq!(sandbox.wait().success(), false);
+    assert!(!sandbox.wait().success());
 
     assert_eq!(warning.number("/pid"), Some(sentry.into()), "{warning}");
     assert_eq!(warning.number("/limit_bytes"), Some(128 * MIB), "{warning}");
     assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
-    assert_eq!(flag(&warning, "/limit_enforced"), Some(true), "{warning}");
+    assert_eq!(warning.flag("/limit_enforced"), Some(true), "{warning}");
     assert_eq!(warning.text("/estimator"), Some("cgroup"), "{warning}");
     assert!((95.0..=100.0).contains(&percent(&warning)), "{warning}");
     let growth = warning.field("/growth_bytes_per_second").and_then(serde_json::Value::as_i64);
@@ -61,7 +58,7 @@ fn warned_before_the_kill(runsc: Runsc) {
     for event in [&kill, &outcome] {
         assert_eq!(event.text("/incident_id"), warning.text("/incident_id"), "another incident: {event}");
     }
-    assert_eq!(flag(&outcome, "/container_survived"), Some(false), "{outcome}");
+    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
     let events = agent.stop();
     let count = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
     assert_eq!(["near_limit", "over_limit", "oom_kill", "oom_outcome"].map(count), [1, 0, 1, 1], "{events:#?}");
@@ -165,7 +162,7 @@ fn a_limit_that_nothing_enforces_is_told_as_such_and_so_is_the_recovery() {
         let over = sandbox.wait_for(&agent, "over_limit");
         assert_eq!(sandbox.line(), "full", "the application lives");
         assert_eq!(over.text("/limit_source"), Some("state"), "{over}");
-        assert_eq!(flag(&over, "/limit_enforced"), Some(false), "{over}");
+        assert_eq!(over.flag("/limit_enforced"), Some(false), "{over}");
         assert_eq!(over.text("/estimator"), Some("memfd"), "{over}");
         assert_eq!(over.text("/confidence"), Some("estimated"), "{over}");
         assert_eq!(over.number("/limit_bytes"), Some(128 * MIB), "{over}");

@@ -20,6 +20,7 @@ use crate::{
     mount::unmount_below,
     program::{run, succeed},
     rootfs::HOG,
+    sandbox::end_processes_that_name,
     unique_name, wait_for,
 };
 
@@ -44,7 +45,7 @@ impl Dockerd {
 
     /// Starts one whose containers gVisor runs.
     pub fn start_with_runsc(runsc: Runsc) -> Self {
-        let arguments = [format!("--platform={}", runsc.platform)];
+        let arguments = [format!("--platform={}", runsc.platform), "--network=none".to_owned()];
         let runtime = json!({ "path": runsc.program().expect("runsc"), "runtimeArgs": arguments });
         Self::start_configured(&json!({ "runtimes": { "runsc": runtime }, "default-runtime": "runsc" }))
     }
@@ -137,6 +138,8 @@ impl Drop for Dockerd {
             }
             thread::sleep(Duration::from_millis(10));
         }
+        // Sandboxes that could not be started outlive the daemon.
+        end_processes_that_name(self.folder.path());
         unmount_below(self.folder.path());
         remove_parents(&self.parents);
         if thread::panicking() {

@@ -43,6 +43,11 @@ impl Event {
         self.field(pointer).map(|value| value.as_f64().unwrap_or_else(|| panic!("{pointer} is no number in {self}")))
     }
 
+    /// Yes or no.
+    pub fn flag(&self, pointer: &str) -> Option<bool> {
+        self.field(pointer).map(|value| value.as_bool().unwrap_or_else(|| panic!("{pointer} is no flag in {self}")))
+    }
+
     /// When it happened.
     pub fn time(&self) -> SystemTime {
         let text = self.text("/timestamp").unwrap_or_else(|| panic!("no timestamp in {self}"));

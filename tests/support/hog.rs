@@ -38,6 +38,11 @@ impl Hog {
         Self(Dialog::start_mute(command(steps).stdin(input).stdout(Stdio::null())))
     }
 
+    /// Where its program is.
+    pub fn program() -> OsString {
+        program()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.0.pid()

@@ -13,13 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Agent, Cgroup, Event, PROCESS_TIMEOUT, Rootfs,
-    cgroup::memory_hierarchy,
-    container::cgroup_of,
-    dialog::Dialog,
-    program::{run, succeed},
-    rootfs::HOG,
-    unique_name, wait_for,
+    Agent, Cgroup, Event, PROCESS_TIMEOUT, Rootfs, cgroup::memory_hierarchy, container::cgroup_of, dialog::Dialog,
+    program::succeed, rootfs::HOG, unique_name, wait_for,
 };
 
 /// A version of runsc, and how it runs applications.
@@ -175,7 +170,7 @@ impl Container {
     }
 }
 
-/// A running sandbox. Killed and deleted on drop, with its cgroups.
+/// A running sandbox. Killed on drop, its cgroups removed.
 #[derive(Debug)]
 pub struct Sandbox {
     plan: Plan,
@@ -333,20 +328,16 @@ impl Sandbox {
 impl Drop for Sandbox {
     #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
     fn drop(&mut self) {
-        let containers: Vec<&Container> = self.others.iter().chain([&self.first]).collect();
         if std::thread::panicking() {
             let log = fs::read_to_string(self.first.rootfs.folder().join("log")).unwrap_or_default();
-            eprintln!("--- log of runsc {:?}:\n{log}", self.plan.runsc);
+            eprintln!("--- log of runsc {}:\n{log}", self.plan.runsc.version);
         }
-        // First, for a sentry that stands still answers nobody.
-        for pid in states(self.root.path()).iter().flat_map(processes_of) {
-            end(pid, &self.root);
+        // By hand: `runsc delete --force` waits 5 s for a sentry that its parent, `runsc run`, does not reap.
+        for container in self.others.iter_mut().chain([&mut self.first]) {
+            container.dialog = None;
         }
-        for container in &containers {
-            // Fails where it is gone already.
-            drop(run(self.plan.command(self.root.path()).args(["delete", "--force", &container.id])));
-        }
-        for container in containers {
+        end_processes_that_name(self.root.path());
+        for container in self.others.iter().chain([&self.first]) {
             remove_cgroups(&container.id);
         }
     }
@@ -365,27 +356,18 @@ fn signal(process: &OwnedFd, signal: Signal) {
     pidfd_send_signal(process, signal).expect("send a sandbox a signal");
 }
 
-/// What is left of state files.
-fn states(root: &Path) -> Vec<Value> {
-    let files = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let states = files.filter(|file| file.extension().is_some_and(|extension| extension == "state"));
-    states.filter_map(|file| serde_json::from_slice(&fs::read(file).ok()?).ok()).collect()
-}
-
-fn processes_of(state: &Value) -> impl Iterator<Item = u32> {
-    let pids = [state["sandbox"]["pid"].as_u64(), state["goferPid"].as_u64()];
-    pids.into_iter().flatten().filter_map(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
-}
-
-/// Ends a process if it is one of this root: its id may be somebody else's by now.
-fn end(pid: u32, root: &tempfile::TempDir) {
-    let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
-    let Ok(process) = pidfd_open(raw, PidfdFlags::empty()) else { return };
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let root = root.path().as_os_str().as_encoded_bytes();
-    if arguments.windows(root.len()).any(|part| part == root) {
-        // An error says that it ended before.
-        let _ended: Result<(), _> = pidfd_send_signal(&process, Signal::KILL);
+/// Ends processes with this folder in their arguments: sentries, gofers and shims that have their files there.
+pub(crate) fn end_processes_that_name(folder: &Path) {
+    let folder = folder.as_os_str().as_encoded_bytes();
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    for pid in names.filter_map(|name| Pid::from_raw(name.to_str()?.parse().ok()?)) {
+        // Opened before it is looked at, so that it cannot be a later process of the same id.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        if arguments.windows(folder.len()).any(|part| part == folder) {
+            // An error says that it ended before.
+            let _ended: Result<(), _> = pidfd_send_signal(&process, Signal::KILL);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use xshell::{Shell, cmd};
 
 use crate::{
     process::{is_root, say},
+    runsc,
     toolchain::{LINKER_VERSION, PINNED_TOOLCHAIN, Toolchain, cache_dir, cached_tool, in_path},
 };
 
@@ -42,16 +43,19 @@ enum Need {
     Typos,
     /// A program of a Debian package.
     Package(&'static str, &'static str),
+    /// gVisor in several versions.
+    Runsc,
 }
 
 const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
-const DEMO: &[Need] = &[Need::Package("busybox", "busybox-static"), Need::Package("runc", "runc")];
+const DEMO: &[Need] = &[Need::Package("busybox", "busybox-static"), Need::Package("runc", "runc"), Need::Runsc];
 const CHECK: &[Need] = &[Need::EbpfClippy, Need::Crate("cargo-deny", "0.20.2"), Need::Typos];
 const HOST_TEST: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
     Need::Package("crun", "crun"),
     Need::Package("dockerd", "docker.io"),
     Need::Package("runc", "runc"),
+    Need::Runsc,
 ];
 const VM: &[Need] = &[Need::Package("qemu-system-x86_64", "qemu-system-x86")];
 
@@ -86,6 +90,7 @@ impl Need {
             Self::Crate("bpf-linker", _) => Toolchain::has_linker(),
             Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
             Self::Typos => tool("typos").is_file(),
+            Self::Runsc => runsc::is_there(),
         }
     }
 
@@ -99,6 +104,7 @@ impl Need {
             Self::Crate(name, version) => format!("cargo install --locked {name}@{version}"),
             Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
             Self::Package(_, package) => format!("install {package}"),
+            Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
         }
     }
 
@@ -192,8 +198,9 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         .run()?,
         Need::Crate(name, version) => install_crate(sh, name, version)?,
         Need::Typos => install_typos(sh)?,
+        Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
         // No way to get these: the caller says what to type.
-        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) => {}
+        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) | Need::Runsc => {}
     }
     Ok(())
 }

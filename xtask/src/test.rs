@@ -8,7 +8,7 @@ use xshell::{Shell, cmd};
 use crate::{
     compile::{self, Scenario},
     process::{self, say},
-    root,
+    root, runsc,
     setup::{self, Part},
     vm,
 };
@@ -46,7 +46,8 @@ fn on_this_host(scenarios: &[Scenario], agent: &Path, hog: &Path, filter: Option
             .args(filter)
             .current_dir(root().join("tests"))
             .env("OOMWATCH_BIN", &agent)
-            .env("OOMWATCH_HOG", hog);
+            .env("OOMWATCH_HOG", hog)
+            .env("OOMWATCH_RUNSC", runsc::folder());
         if process::in_ci() {
             command.env("OOMWATCH_REQUIRE", "all");
         }

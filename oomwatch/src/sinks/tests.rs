@@ -9,8 +9,8 @@ use super::line;
 use crate::{
     config::OutputFormat,
     event::{
-        AgentStarted, Body, Confidence, Event, Memcg, Memory, OomKill, OomMemcgConfidence, Process, Role, SCHEMA,
-        Scope, Severity, Source, Trigger,
+        AgentStarted, Body, Confidence, Event, Memcg, Memory, MemoryWarning, OomKill, OomMemcgConfidence, Process,
+        Role, SCHEMA, Scope, Severity, Source, Trigger, WorkloadStarted,
     },
     workload::{LimitOwner, Workload, escape::escape},
 };
@@ -73,6 +73,41 @@ fn a_kill_in_text() {
          role=init uid=0 scope=memcg limit_owner=slice oom_memcg=/a memory_usage_mb=19 memory_limit_mb=20 \
          oom_memcg_confidence=inferred anon_rss_mb=18 file_rss_mb=0 shmem_rss_mb=0 trigger_pid=43 trigger_comm=hog \
          incident_id=0123-ab"
+    );
+}
+
+/// The original system's lines are the beginning of ours.
+#[test]
+fn the_start_and_the_warning_of_a_sandbox_in_text() {
+    let sandbox = || Some(Arc::new(Workload { container_id: Some("abc".into()), ..Workload::default() }));
+    let started =
+        WorkloadStarted { pid: 123, limit_bytes: Some(4096 << 20), limit_source: Some("state"), threshold_percent: 95 };
+    let started =
+        Event { workload: sandbox(), incident_id: None, ..event(Body::WorkloadStarted(started), Severity::Info) };
+    assert_eq!(
+        line(OutputFormat::Text, &started),
+        "2023-11-14T22:13:20.000000005Z INF starting gVisor OOM watcher with memory monitoring pid=123 \
+         memory_limit_mb=4096 threshold_mb=3891 threshold_percent=95 container_id=abc limit_source=state"
+    );
+    let warning = MemoryWarning {
+        pid: 123,
+        usage_bytes: 3920 << 20,
+        limit_bytes: Some(4096 << 20),
+        usage_percent: Some(95.7),
+        threshold_percent: 95,
+        limit_source: Some("cgroup"),
+        limit_enforced: Some(true),
+        estimator: "cgroup",
+        growth_bytes_per_second: Some(2 << 20),
+        time_to_limit_seconds: Some(88.0),
+        breakdown: None,
+    };
+    let warning = Event { workload: sandbox(), ..event(Body::NearLimit(warning), Severity::Warning) };
+    assert_eq!(
+        line(OutputFormat::Text, &warning),
+        "2023-11-14T22:13:20.000000005Z WRN memory usage exceeded threshold - OOM likely pid=123 memory_usage_mb=3920 \
+         memory_limit_mb=4096 usage_percent=95.7 container_id=abc limit_source=cgroup limit_enforced=true \
+         estimator=cgroup growth_mb_per_second=2 time_to_limit_seconds=88.0 incident_id=0123-ab"
     );
 }
 

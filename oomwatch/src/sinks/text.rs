@@ -5,7 +5,6 @@ use std::fmt::{Display, Write as _};
 use crate::{
     event::{
         AgentStarted, Body, Event, LossStage, Memcg, MemoryWarning, OomKill, OomMemcgConfidence, Role, Scope, Severity,
-        WorkloadStarted,
     },
     observation::LostRecords,
     workload::{LimitOwner, Workload},
@@ -18,17 +17,11 @@ pub(super) fn line(event: &Event) -> String {
     let time = humantime::format_rfc3339_nanos(event.timestamp);
     let mut line = Line(format!("{time} {} {}", level(event), message(&event.body)));
     // The original system's lines begin with the measurement.
-    let measured_first =
-        matches!(event.body, Body::NearLimit(_) | Body::OverLimit(_) | Body::Recovered(_) | Body::WorkloadStarted(_));
-    if measured_first {
-        line.body(&event.body);
-    }
+    line.measurement(&event.body);
     if let Some(workload) = &event.workload {
         line.workload(workload);
     }
-    if !measured_first {
-        line.body(&event.body);
-    }
+    line.body(&event.body);
     line.option("incident_id", event.incident_id.as_deref());
     line.0
 }
@@ -90,6 +83,25 @@ impl Line {
         self.option("cgroup_path", workload.cgroup_path.as_deref());
     }
 
+    fn measurement(&mut self, body: &Body) {
+        match body {
+            Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => {
+                self.field("pid", warning.pid);
+                self.field("memory_usage_mb", warning.usage_bytes / MIB);
+                self.option("memory_limit_mb", warning.limit_bytes.map(|bytes| bytes / MIB));
+                self.option("usage_percent", warning.usage_percent);
+            }
+            Body::WorkloadStarted(started) => {
+                let threshold = |bytes: u64| bytes / 100 * u64::from(started.threshold_percent) / MIB;
+                self.field("pid", started.pid);
+                self.option("memory_limit_mb", started.limit_bytes.map(|bytes| bytes / MIB));
+                self.option("threshold_mb", started.limit_bytes.map(threshold));
+                self.field("threshold_percent", started.threshold_percent);
+            }
+            _ => {}
+        }
+    }
+
     fn body(&mut self, body: &Body) {
         match body {
             Body::OomKill(kill) => self.oom_kill(kill),
@@ -103,7 +115,7 @@ impl Line {
                 self.memcg(Some(&oom.oom_memcg));
             }
             Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => self.warning(warning),
-            Body::WorkloadStarted(started) => self.workload_started(started),
+            Body::WorkloadStarted(started) => self.option("limit_source", started.limit_source),
             Body::WorkloadStopped(stopped) => {
                 self.field("pid", stopped.pid);
                 self.option("memory_limit_mb", stopped.limit_bytes.map(|bytes| bytes / MIB));
@@ -153,10 +165,6 @@ impl Line {
     }
 
     fn warning(&mut self, warning: &MemoryWarning) {
-        self.field("pid", warning.pid);
-        self.field("memory_usage_mb", warning.usage_bytes / MIB);
-        self.option("memory_limit_mb", warning.limit_bytes.map(|bytes| bytes / MIB));
-        self.option("usage_percent", warning.usage_percent);
         self.option("limit_source", warning.limit_source);
         self.option("limit_enforced", warning.limit_enforced);
         self.field("estimator", warning.estimator);
@@ -167,15 +175,6 @@ impl Line {
             self.field("mapped_mb", breakdown.mapped_bytes / MIB);
         }
         self.option("time_to_limit_seconds", warning.time_to_limit_seconds.map(|time| format!("{time:.1}")));
-    }
-
-    fn workload_started(&mut self, started: &WorkloadStarted) {
-        let threshold = |bytes: u64| bytes / 100 * u64::from(started.threshold_percent) / MIB;
-        self.field("pid", started.pid);
-        self.option("memory_limit_mb", started.limit_bytes.map(|bytes| bytes / MIB));
-        self.option("threshold_mb", started.limit_bytes.map(threshold));
-        self.field("threshold_percent", started.threshold_percent);
-        self.option("limit_source", started.limit_source);
     }
 
     fn agent_started(&mut self, agent: &AgentStarted) {

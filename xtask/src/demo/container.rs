@@ -69,7 +69,7 @@ impl Container {
         let bundle = tempfile::tempdir().context("make a folder for the container")?;
         fs::set_permissions(bundle.path(), Permissions::from_mode(0o755))?;
         write_rootfs(&bundle.path().join("rootfs")).context("make the container's root file system")?;
-        let config = configuration(&id, hierarchy);
+        let config = configuration(&id, SCRIPT, LIMIT_BYTES, hierarchy);
         fs::write(bundle.path().join("config.json"), config.to_string()).context("write config.json")?;
         let log = File::create(bundle.path().join("log")).context("make runc's log")?;
         let cgroup = Cgroup::left_by(hierarchy, id.clone());
@@ -131,35 +131,36 @@ impl Drop for Container {
     }
 }
 
-fn write_rootfs(rootfs: &Path) -> anyhow::Result<()> {
-    for folder in ["bin", "dev", "proc"] {
+pub(super) fn write_rootfs(rootfs: &Path) -> anyhow::Result<()> {
+    for folder in ["bin", "dev", "proc", "tmp"] {
         fs::create_dir_all(rootfs.join(folder))?;
     }
     let busybox = tool("busybox");
     fs::copy(&busybox, rootfs.join("bin/busybox")).with_context(|| format!("copy {}", busybox.display()))?;
-    for program in ["sh", "tail"] {
+    for program in ["dd", "sh", "sleep", "tail"] {
         symlink("busybox", rootfs.join("bin").join(program))?;
     }
     Ok(())
 }
 
-fn configuration(id: &str, hierarchy: &Hierarchy) -> Value {
+pub(super) fn configuration(id: &str, script: &str, limit_bytes: u64, hierarchy: &Hierarchy) -> Value {
     let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"].iter().map(|kind| json!({ "type": kind })).collect();
     let memory = if hierarchy.limits_swap() {
-        json!({ "limit": LIMIT_BYTES, "swap": LIMIT_BYTES })
+        json!({ "limit": limit_bytes, "swap": limit_bytes })
     } else {
-        json!({ "limit": LIMIT_BYTES })
+        json!({ "limit": limit_bytes })
     };
     json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false, "user": { "uid": 0, "gid": 0 }, "cwd": "/", "noNewPrivileges": true,
-            "args": ["/bin/sh", "-c", SCRIPT], "env": ["PATH=/bin"],
+            "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"],
         },
         "root": { "path": "rootfs", "readonly": true },
         "hostname": "demo",
         "mounts": [
             { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"] },
         ],
         "linux": {

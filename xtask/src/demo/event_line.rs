@@ -2,6 +2,7 @@
 
 pub(super) const KILLED: &str = "OOM kill detected";
 pub(super) const SURVIVED: &str = "container survived the OOM kill";
+pub(super) const NEAR: &str = "memory usage exceeded threshold - OOM likely";
 pub(super) const ENDED: &str = "container ended after the OOM kill";
 
 /// An event as the agent printed it.

@@ -1,6 +1,6 @@
 //! An event in plain words. Pure: everything said here stands in the event's own line.
 
-use super::event_line::{ENDED, EventLine, KILLED, SURVIVED};
+use super::event_line::{ENDED, EventLine, KILLED, NEAR, SURVIVED};
 
 /// One sentence for an event of any kind.
 pub(super) fn sentence(event: &EventLine) -> String {
@@ -8,6 +8,12 @@ pub(super) fn sentence(event: &EventLine) -> String {
         "oomwatch started" => started(event),
         "oomwatch stopped" => "The agent wrote everything it had seen and ended.".to_owned(),
         KILLED => format!("{}.", kill(event)),
+        NEAR => format!(
+            "gVisor sandbox {} uses {} % of its {} MiB: a warning, not yet a kill.",
+            container(event),
+            or_unknown(event.get("usage_percent")),
+            or_unknown(event.get("memory_limit_mb"))
+        ),
         SURVIVED => format!("Container {} goes on without that process.", container(event)),
         ENDED => format!("Container {} ended with that process.", container(event)),
         "OOM group kill ended" => {

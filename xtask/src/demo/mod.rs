@@ -5,6 +5,7 @@ mod container;
 mod event_line;
 mod explain;
 mod plain;
+mod sandbox;
 
 use std::{
     env,
@@ -41,6 +42,7 @@ const SCENES: &[Scene] = &[
         title: "in a runc container with a limit of 32 MiB, a child of the first process eats memory without end",
         play: container::play,
     },
+    Scene { title: "a gVisor sandbox with a limit of 96 MiB fills its memory slowly", play: sandbox::play },
 ];
 
 /// Plays all scenes with the agent `ready`, or with one built now.

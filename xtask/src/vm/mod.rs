@@ -24,7 +24,15 @@ use crate::{
 };
 
 /// Scenarios that stay on the host, and why.
-const HOST_ONLY: &[(&str, &str)] = &[("docker", "dockerd wants kernel modules and a disk")];
+const HOST_ONLY: &[(&str, &str)] = &[
+    ("docker", "dockerd wants kernel modules and a disk"),
+    ("gvisor_discovery", NO_RUNSC),
+    ("gvisor_docker", NO_RUNSC),
+    ("gvisor_kills", NO_RUNSC),
+    ("gvisor_lines", NO_RUNSC),
+    ("gvisor_warnings", NO_RUNSC),
+];
+const NO_RUNSC: &str = "runsc in the guest comes with the matrix";
 
 /// Programs the scenarios call, at the same place in the guest.
 const PROGRAMS: [&str; 2] = ["runc", "crun"];

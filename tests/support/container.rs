@@ -170,7 +170,8 @@ fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
     })
 }
 
-fn memory(limit_bytes: u64) -> Value {
+/// The limits of memory in `config.json`.
+pub(crate) fn memory(limit_bytes: u64) -> Value {
     if host_swaps() { json!({ "limit": limit_bytes, "swap": limit_bytes }) } else { json!({ "limit": limit_bytes }) }
 }
 

@@ -19,6 +19,7 @@ mod mount;
 mod program;
 mod requirement;
 mod rootfs;
+mod runsc;
 mod sandbox;
 mod stream;
 mod wait;
@@ -35,6 +36,7 @@ pub use self::{
     program::{Capability, Finished, run, without_capabilities},
     requirement::{Requirement, are_met, say_skipped},
     rootfs::Rootfs,
-    sandbox::{Plan, Runsc, Sandbox},
+    runsc::{Plan, Runsc},
+    sandbox::Sandbox,
     wait::{EVENT_TIMEOUT, PROCESS_TIMEOUT, wait_for},
 };

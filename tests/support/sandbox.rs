@@ -1,125 +1,22 @@
-//! gVisor sandboxes, run by hand with a `runsc` of either version: a bundle and a root of our own, no engine.
+//! gVisor sandboxes, run by hand: a bundle and a root of our own, no engine.
 
 use std::{
-    env,
     fs::{self, File},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    path::Path,
+    process::ExitStatus,
     time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::{
-    Agent, Cgroup, Event, PROCESS_TIMEOUT, Rootfs, cgroup::memory_hierarchy, container::cgroup_of, dialog::Dialog,
-    program::succeed, rootfs::HOG, unique_name, wait_for,
+    Agent, Cgroup, Event, PROCESS_TIMEOUT, Plan, Rootfs, cgroup::memory_hierarchy, container::cgroup_of,
+    dialog::Dialog, program::succeed, unique_name, wait_for,
 };
 
-/// A version of runsc, and how it runs applications.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Runsc {
-    /// As in `runsc --version`.
-    pub version: &'static str,
-    /// `ptrace` or `systrap`.
-    pub platform: &'static str,
-}
-
-impl Runsc {
-    /// Debian 12's.
-    pub const OLD: Self = Self { version: "20221219", platform: "ptrace" };
-    /// That of Debian 12's backports, with the older platform.
-    pub const PTRACE: Self = Self { version: "20240729", platform: "ptrace" };
-    /// That of Debian 12's backports, as it runs by default.
-    pub const SYSTRAP: Self = Self { version: "20240729", platform: "systrap" };
-
-    /// The program; `None` where `cargo xtask setup` did not get it.
-    pub(crate) fn program(self) -> Option<PathBuf> {
-        let program = Path::new(&env::var_os("OOMWATCH_RUNSC")?).join(self.version).join("runsc");
-        program.is_file().then_some(program)
-    }
-}
-
-/// A sandbox to be started.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    runsc: Runsc,
-    limit_mib: Option<u64>,
-    args: Vec<String>,
-    flags: Vec<&'static str>,
-    annotations: Map<String, Value>,
-    detached: bool,
-}
-
 impl Plan {
-    /// One whose first process is a hog that says `ready` and waits to be let go.
-    pub fn hog(runsc: Runsc, limit_mib: u64, steps: &[&str]) -> Self {
-        let args = [HOG, "say=ready", "wait"].iter().chain(steps).map(|&arg| arg.to_owned()).collect();
-        Self { args, ..Self::script(runsc, limit_mib, "") }
-    }
-
-    /// One whose first process is a shell. `/hog` is there, too, and must say `ready` first.
-    pub fn script(runsc: Runsc, limit_mib: u64, script: &str) -> Self {
-        Self {
-            runsc,
-            limit_mib: Some(limit_mib),
-            args: ["/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
-            flags: Vec::new(),
-            annotations: Map::new(),
-            detached: false,
-        }
-    }
-
-    /// Gives runsc one more flag.
-    #[must_use]
-    pub fn flag(mut self, flag: &'static str) -> Self {
-        self.flags.push(flag);
-        self
-    }
-
-    /// `runsc run --detach`: the state stays when the sandbox has ended.
-    #[must_use]
-    pub fn detached(self) -> Self {
-        Self { detached: true, ..self }
-    }
-
-    /// The first container of a pod, as containerd's plugin for Kubernetes marks it.
-    #[must_use]
-    pub fn pod(self) -> Self {
-        self.annotation("io.kubernetes.cri.container-type", "sandbox")
-    }
-
-    #[must_use]
-    fn annotation(mut self, key: &str, value: &str) -> Self {
-        self.annotations.insert(key.to_owned(), value.into());
-        self
-    }
-
-    fn configuration(&self, id: &str) -> Value {
-        let limit = self.limit_mib.map_or(json!({}), |mib| json!({ "limit": mib << 20 }));
-        let namespaces: Vec<Value> =
-            ["pid", "mount", "ipc", "uts", "network"].iter().map(|kind| json!({ "type": kind })).collect();
-        json!({
-            "ociVersion": "1.0.2",
-            "process": {
-                "terminal": false, "user": { "uid": 0, "gid": 0 }, "args": self.args, "env": ["PATH=/"], "cwd": "/",
-            },
-            "root": { "path": "rootfs", "readonly": true },
-            "hostname": "hog",
-            "annotations": self.annotations,
-            "mounts": [
-                { "destination": "/proc", "type": "proc", "source": "proc" },
-                { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
-            ],
-            "linux": {
-                "cgroupsPath": Path::new("/").join(id),
-                "namespaces": namespaces,
-                "resources": { "memory": limit },
-            },
-        })
-    }
-
     /// Starts it; it has said `ready`.
     pub fn start(self) -> Sandbox {
         let sandbox = self.launch();
@@ -137,13 +34,6 @@ impl Plan {
         let log = File::create(first.rootfs.folder().join("log")).expect("make runsc's log");
         let dialog = Dialog::start(command.arg(&id).stderr(log));
         Sandbox { plan: self, root, first: Container { dialog: Some(dialog), ..first }, others: Vec::new() }
-    }
-
-    fn command(&self, root: &Path) -> Command {
-        let mut command = Command::new(self.runsc.program().expect("runsc"));
-        command.arg("--root").arg(root).arg(format!("--platform={}", self.runsc.platform));
-        command.arg("--network=none").args(&self.flags);
-        command
     }
 }
 
@@ -198,7 +88,7 @@ impl Sandbox {
 
     /// Its cgroup, as runsc made it.
     pub fn cgroup(&self) -> Cgroup {
-        let cgroup = Cgroup::of_somebody(cgroup_of(self.sentry()), self.plan.limit_mib.unwrap_or_default() << 20);
+        let cgroup = Cgroup::of_somebody(cgroup_of(self.sentry()), self.plan.limit_mib << 20);
         assert_eq!(cgroup.path(), Path::new("/").join(self.id()), "runsc made a cgroup elsewhere");
         cgroup
     }
@@ -234,9 +124,7 @@ impl Sandbox {
 
     /// One more container in this pod; it has said `ready`. Its number begins with 1.
     pub fn add_container(&mut self, limit_mib: u64, steps: &[&str]) -> usize {
-        let plan = Plan { flags: self.plan.flags.clone(), ..Plan::hog(self.plan.runsc, limit_mib, steps) }
-            .annotation("io.kubernetes.cri.container-type", "container")
-            .annotation("io.kubernetes.cri.sandbox-id", self.id());
+        let plan = self.plan.joining(self.id(), limit_mib, steps);
         let id = unique_name();
         let container = Container::prepare(&plan, &id);
         let mut command = plan.command(self.root.path());

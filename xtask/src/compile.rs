@@ -54,6 +54,14 @@ pub(crate) fn static_programs(sh: &Shell) -> anyhow::Result<PathBuf> {
     Ok(target_dir().join(target).join("release"))
 }
 
+/// Builds the program that holds the gVisor estimators against the truth; static, for it also runs in the sandboxes.
+pub(crate) fn gvisor_accuracy(sh: &Shell) -> anyhow::Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let _flags = sh.push_env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    cmd!(sh, "cargo build --release --package oomwatch --example gvisor-accuracy --target {target}").run()?;
+    Ok(target_dir().join(target).join("release/examples/gvisor-accuracy"))
+}
+
 /// Where cargo leaves what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {

@@ -66,6 +66,9 @@ enum Command {
         /// A ready agent, instead of one built now
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
+        /// Instead: how true the memory of gVisor sandboxes is measured, for all workloads or those whose name has this
+        #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
+        gvisor: Option<String>,
     },
     /// Run every test: unit tests, scenarios on this host, scenarios in a virtual machine
     Test {
@@ -112,7 +115,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Setup { check: false, part } => setup::setup(&sh, part),
         Command::Build => compile::agent(&sh).map(|_path| ()),
         Command::Run { demo: true, agent, .. } => demo::demo(&sh, agent),
-        Command::Bench { quick, agent } => bench::bench(&sh, quick, agent),
+        Command::Bench { gvisor: Some(only), .. } => {
+            bench::gvisor(&sh, Some(only.as_str()).filter(|it| !it.is_empty()))
+        }
+        Command::Bench { quick, agent, gvisor: None } => bench::bench(&sh, quick, agent),
         Command::Run { agent_args, .. } => run::agent(&sh, &agent_args),
         Command::Test { no_vm, filter } => test::test(&sh, !no_vm, filter.as_deref()),
         Command::Check => check::check(&sh),

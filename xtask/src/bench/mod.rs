@@ -28,6 +28,8 @@ use crate::{
     compile,
     interrupt::Interrupt,
     process::{self, say},
+    runsc,
+    setup::{self, Part},
 };
 
 /// Cgroups that kills are spread over.
@@ -49,6 +51,14 @@ struct Plan {
 const FULL: Plan = Plan { starts: 10, idle: Duration::from_mins(1), kills: 500 };
 /// Some half a minute.
 const QUICK: Plan = Plan { starts: 10, idle: Duration::from_secs(10), kills: 200 };
+
+/// How true the memory of gVisor sandboxes is measured: a table of workloads, of which `only` names some.
+pub(crate) fn gvisor(sh: &Shell, only: Option<&str>) -> anyhow::Result<()> {
+    setup::setup(sh, Part::Demo)?;
+    let program = compile::absolute(&compile::gvisor_accuracy(sh)?)?;
+    let only = only.map(|text| ["--only", text]);
+    process::run(process::as_root(&program)?.arg("--runsc").arg(runsc::folder()).args(only.into_iter().flatten()))
+}
 
 /// Measures the agent `ready`, or one built now.
 pub(crate) fn bench(sh: &Shell, quick: bool, ready: Option<PathBuf>) -> anyhow::Result<()> {

@@ -274,6 +274,10 @@ impl Discovery {
             return Ok(unless(young, Reason::NoMemoryFile));
         }
         let mut details = self.host().look(process, &args, &[])?;
+        // Any user of the host can name a process and its memory file so. runsc of root runs its sentries as these users.
+        if proof == Proof::HostProgram && details.problems.contains(&Reason::UntrustedUser) {
+            return Ok(Verdict::Refused(Reason::UntrustedUser));
+        }
         if young && let Some(reason) = details.problems.iter().find(|reason| may_pass(**reason)) {
             return Ok(Verdict::NotYet(*reason));
         }

@@ -369,6 +369,14 @@ fn files_that_a_users_sentry_names_are_not_opened() {
 }
 
 #[test]
+fn what_any_user_can_imitate_is_no_sandbox_without_a_state_of_runscs() {
+    let tree = Tree::running(1);
+    tree.write("/proc/100/status", "Name:\texe\nUid:\t1000\t1000\t1000\t1000\n");
+    fs::remove_file(tree.path("/r/s1_sandbox:s1.state")).unwrap();
+    assert_eq!(tree.refused(), Reason::UntrustedUser);
+}
+
+#[test]
 fn a_sandbox_is_found_once_and_again_when_it_was_forgotten_or_is_another() {
     let tree = Tree::running(1);
     let mut discovery = tree.discovery();

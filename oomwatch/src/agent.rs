@@ -33,7 +33,7 @@ use crate::{
         },
         kernel::{self, load::Sight},
     },
-    stop::Stop,
+    stop::{self, Stop, Stopper},
     workload::{CgroupIdentity, Workload, limit_owner},
 };
 
@@ -61,16 +61,51 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     agent.learn_existing_cgroups();
     agent.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
-    let mut tasks = JoinSet::new();
     let gvisor = agent.gvisor_source();
-    tasks.spawn(kernel::run(loaded, observations.clone(), stop.clone()));
-    tasks.spawn(gvisor::run(gvisor, observations, stop));
-    agent.follow(queue).await;
+    let (stopper, order) = stop::channel();
+    let mut sources = JoinSet::new();
+    sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone())));
+    sources.spawn(named("gvisor", gvisor::run(gvisor, observations, order)));
+    let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), agent.follow(queue));
     agent.report_end();
-    while let Some(outcome) = tasks.join_next().await {
-        outcome.context("a source died")?.context("a source broke")?;
+    outcome
+}
+
+/// The source without which the agent is of no use.
+const KERNEL: &str = "kernel";
+
+type Ended = (&'static str, anyhow::Result<()>);
+
+async fn named(name: &'static str, source: impl Future<Output = anyhow::Result<()>>) -> Ended {
+    (name, source.await)
+}
+
+/// Passes the order to stop on to the sources, says at once which of them broke, and stops the others where that is
+/// the kernel's: an agent that sees no kills must not look alive.
+async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) -> anyhow::Result<()> {
+    let (mut outcome, mut stopping) = (Ok(()), false);
+    loop {
+        let ended = tokio::select! {
+            () = stop.stopped(), if !stopping => {
+                stopper.stop();
+                stopping = true;
+                continue;
+            }
+            ended = sources.join_next() => ended,
+        };
+        let (name, error) = match ended {
+            None => return outcome,
+            Some(Ok((_, Ok(())))) => continue,
+            Some(Ok((name, Err(error)))) => (name, error),
+            Some(Err(panic)) => (KERNEL, panic.into()),
+        };
+        tracing::error!(source = name, "a source broke: {error:#}");
+        if name == KERNEL {
+            stopper.stop();
+            stopping = true;
+            outcome = Err(error.context("kills are seen no more"));
+        }
     }
-    Ok(())
 }
 
 struct Agent {

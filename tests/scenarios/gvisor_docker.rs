@@ -11,7 +11,9 @@ fn killed_in_docker(runsc: Runsc) {
     let kill = agent.wait_for("the kill", |event| {
         event.kind() == "oom_kill" && event.text("/workload/container_id") == Some(container.id())
     });
-    let outcome = agent.wait_for("its outcome", |event| event.kind() == "oom_outcome");
+    let outcome = agent.wait_for("its outcome", |event| {
+        event.kind() == "oom_outcome" && event.text("/workload/container_id") == Some(container.id())
+    });
     assert_eq!(container.inspect("{{.State.Status}}"), "exited");
     for (field, value) in [
         ("/confidence", "exact"),

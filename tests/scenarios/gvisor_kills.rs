@@ -61,7 +61,9 @@ fn killed_stub(runsc: Runsc) {
     sandbox.wait();
     let events = agent.stop();
     let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
-    assert_eq!(["oom_kill", "oom_outcome", "workload_stopped"].map(of_it), [1, 1, 1], "{events:#?}");
+    // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
+    assert!((1..=2).contains(&of_it("oom_kill")), "{events:#?}");
+    assert_eq!(["oom_outcome", "workload_stopped"].map(of_it), [1, 1], "{events:#?}");
 }
 
 #[test]

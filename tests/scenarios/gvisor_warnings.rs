@@ -61,7 +61,9 @@ fn warned_before_the_kill(runsc: Runsc) {
     assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
     let events = agent.stop();
     let count = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
-    assert_eq!(["near_limit", "over_limit", "oom_kill", "oom_outcome"].map(count), [1, 0, 1, 1], "{events:#?}");
+    // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
+    assert!((1..=2).contains(&count("oom_kill")), "{events:#?}");
+    assert_eq!(["near_limit", "over_limit", "oom_outcome"].map(count), [1, 0, 1], "{events:#?}");
 }
 
 #[test]

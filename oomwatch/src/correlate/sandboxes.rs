@@ -26,6 +26,8 @@ struct Entry {
     /// A kill whose outcome is awaited.
     kill: Option<(String, u64)>,
     ended_ns: Option<u64>,
+    /// That it did not survive a kill was told.
+    end_told: bool,
 }
 
 /// What a victim was.
@@ -51,7 +53,7 @@ impl Sandboxes {
         if let Some(entry) = self.entries.get_mut(&sandbox.key) {
             entry.sandbox = sandbox;
         } else {
-            let entry = Entry { warning: None, warned: false, kill: None, ended_ns: None, sandbox };
+            let entry = Entry { warning: None, warned: false, kill: None, ended_ns: None, end_told: false, sandbox };
             self.entries.insert(entry.sandbox.key, entry);
         }
     }
@@ -61,6 +63,7 @@ impl Sandboxes {
         let entry = self.entries.get_mut(&gone.key)?;
         entry.ended_ns = Some(gone.boot_ns);
         let (incident_id, _) = entry.kill.take()?;
+        entry.end_told = true;
         Some(entry.outcome(gone.boot_ns, incident_id, false))
     }
 
@@ -90,8 +93,10 @@ impl Sandboxes {
     /// A kill in a sandbox was told: its outcome is awaited. The sandbox may have ended already.
     pub(super) fn killed(&mut self, key: SandboxKey, boot_ns: u64, incident_id: &str) -> Option<Finding> {
         let entry = self.entries.get_mut(&key)?;
+        // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
+        entry.warning = Some((incident_id.to_owned(), boot_ns));
         if let Some(ended_ns) = entry.ended_ns {
-            let told = entry.kill.take().is_some();
+            let told = std::mem::replace(&mut entry.end_told, true);
             return (!told).then(|| entry.outcome(ended_ns.max(boot_ns), incident_id.to_owned(), false));
         }
         entry.kill.get_or_insert_with(|| (incident_id.to_owned(), boot_ns));

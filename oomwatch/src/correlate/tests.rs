@@ -320,3 +320,27 @@ fn losses_are_told_with_their_number() {
     let found = observe(&mut correlator(EXACT), Observation::Undecodable("x".into())).pop().unwrap();
     assert!(matches!(found.body, Body::Loss(Loss { lost: 1, .. })));
 }
+
+#[test]
+fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident_with_one_outcome() {
+    use crate::{
+        event::Role,
+        observation::{Sandbox, SandboxGone, SandboxKey},
+        workload::Workload,
+    };
+    let mut exact = correlator(EXACT);
+    let key = SandboxKey { pid: 4, start_ticks: 1 };
+    let cgroup = (MemcgId { hierarchy: 0, id: 11 }, CgroupPath::from_bytes(b"/pod/c"));
+    let sandbox =
+        Sandbox { key, boot_ns: 50, cgroup: Some(cgroup), gofers: vec![], workload: Workload::default(), limit: None };
+    exact.observe(Observation::SandboxFound(Box::new(sandbox)));
+    let in_sandbox = |pid, boot_ns| Victim { run: Some(run(boot_ns - 5, true)), ..victim(pid, boot_ns) };
+    let (stub, body) = kill(&mut exact, in_sandbox(5, 100)).unwrap();
+    assert_eq!((body.victim.role, body.memory.is_none()), (Some(Role::Stub), true));
+    let gone = Observation::SandboxGone(SandboxGone { key, boot_ns: 150, peak_bytes: 0 });
+    let outcome = observe(&mut exact, gone).pop().unwrap();
+    assert!(matches!(outcome.body, Body::OomOutcome(outcome) if !outcome.container_survived));
+    let (sentry, body) = kill(&mut exact, in_sandbox(4, 140)).unwrap();
+    assert_eq!(body.victim.role, Some(Role::Sentry));
+    assert_eq!((&sentry.incident_id, &outcome.incident_id), (&stub.incident_id, &stub.incident_id));
+}

@@ -1,6 +1,8 @@
 //! Kernel kills inside sandboxes of real runsc: whose they were, in which role the victim was, and what became of the
 //! sandbox, whatever its exit code pretends.
 
+use std::collections::HashSet;
+
 use support::{Agent, Cgroup, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
 
 const LIMIT_MIB: u64 = 128;
@@ -63,6 +65,9 @@ fn killed_stub(runsc: Runsc) {
     let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
     // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
     assert!((1..=2).contains(&of_it("oom_kill")), "{events:#?}");
+    let kills = events.of_kind("oom_kill").into_iter().filter(|event| sandbox.concerns(event));
+    let victims: HashSet<_> = kills.map(|kill| kill.number("/victim/pid")).collect();
+    assert_eq!(victims.len(), of_it("oom_kill"), "a victim is told twice: {events:#?}");
     assert_eq!(["oom_outcome", "workload_stopped"].map(of_it), [1, 1], "{events:#?}");
 }
 

@@ -1,6 +1,8 @@
 //! Warnings of a sandbox' memory before anything is killed, by real runsc: in time, true, and none where there is no
 //! cause.
 
+use std::collections::HashSet;
+
 use std::{thread, time::Duration};
 
 use support::{Agent, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
@@ -63,6 +65,9 @@ fn warned_before_the_kill(runsc: Runsc) {
     let count = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
     // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
     assert!((1..=2).contains(&count("oom_kill")), "{events:#?}");
+    let kills = events.of_kind("oom_kill").into_iter().filter(|event| sandbox.concerns(event));
+    let victims: HashSet<_> = kills.map(|kill| kill.number("/victim/pid")).collect();
+    assert_eq!(victims.len(), count("oom_kill"), "a victim is told twice: {events:#?}");
     assert_eq!(["near_limit", "over_limit", "oom_outcome"].map(count), [1, 0, 1], "{events:#?}");
 }
 

@@ -20,16 +20,23 @@ fn a_victim_that_was_dying_anyway_is_not_reported_as_a_kill() {
     let mut eater = Hog::ready_in(&cgroup, ["eat=32", "say=full", "wait"]);
     assert!(dying.is_alive(), "the signal is pending while the process is frozen");
     eater.go();
-    // Room for both is only where the first one ended, and only the OOM killer can thaw it.
-    eater.wait_until_it_says("full");
+    // Room for both is only where the first one ended, and only the OOM killer can thaw it. A kernel that frees its
+    // memory between a failed charge of the eater and its next look for a victim kills the eater too, and counts that.
+    let mut killed = Vec::new();
+    if eater.says("full") {
+        assert_eq!(cgroup.kernel_count_of_kills(), 0, "the kernel counts no kill");
+    } else {
+        eater.wait_until_killed();
+        assert_eq!(cgroup.kernel_count_of_kills(), 1, "the kernel counts the eater only");
+        killed.push(u64::from(eater.pid()));
+    }
     dying.wait_until_killed();
-    assert_eq!(cgroup.kernel_count_of_kills(), 0, "the kernel counts no kill");
-    let second = kill_another(&agent, &cgroup);
+    killed.push(u64::from(kill_another(&agent, &cgroup)));
     let events = agent.stop();
     let kills = events.kills_below(cgroup.path());
     let victims: Vec<_> = kills.iter().filter_map(|kill| kill.number("/victim/pid")).collect();
-    assert_eq!(victims, [u64::from(second)], "only who was killed: {kills:#?}");
-    assert_eq!(cgroup.kernel_count_of_kills(), 1);
+    assert_eq!(victims, killed, "only who was killed: {kills:#?}");
+    assert_eq!(cgroup.kernel_count_of_kills(), u64::try_from(killed.len()).unwrap());
     drop(eater);
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
 };
 
@@ -43,6 +43,16 @@ impl Dialog {
     pub(crate) fn line(&self) -> String {
         let lines = self.lines.as_ref().expect("an output of its own");
         lines.recv_timeout(PROCESS_TIMEOUT).expect("a line of the hog")
+    }
+
+    /// `None` where it ended.
+    pub(crate) fn line_or_end(&self) -> Option<String> {
+        let lines = self.lines.as_ref().expect("an output of its own");
+        match lines.recv_timeout(PROCESS_TIMEOUT) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the hog neither says anything nor ends"),
+        }
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {

@@ -63,6 +63,13 @@ impl Hog {
         assert_eq!(self.line(), line);
     }
 
+    /// Waits until it says this, which is true, or ends without another word.
+    pub fn says(&self, line: &str) -> bool {
+        let said = self.0.line_or_end();
+        assert!(said.as_deref().is_none_or(|said| said == line), "it said {said:?}, not {line}");
+        said.is_some()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         self.0.wait()

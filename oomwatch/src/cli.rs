@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -62,9 +62,50 @@ pub struct RunArgs {
     /// Report workloads as they come and go
     #[arg(long, env = "OOMWATCH_WORKLOAD_EVENTS")]
     pub workload_events: bool,
+    /// Warn of workloads outside gVisor near their limit too
+    #[arg(long, env = "OOMWATCH_WARN_ALL")]
+    pub warn_all: bool,
+    /// Report only workloads whose name, id or cgroup path matches; may be given more than once
+    #[arg(long, value_name = "GLOB", env = "OOMWATCH_INCLUDE", value_delimiter = ',')]
+    pub include: Vec<String>,
+    /// Report no workload whose name, id or cgroup path matches; may be given more than once
+    #[arg(long, value_name = "GLOB", env = "OOMWATCH_EXCLUDE", value_delimiter = ',')]
+    pub exclude: Vec<String>,
+    /// Where metrics and health are served over HTTP; `none` for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9566", env = "OOMWATCH_LISTEN_ADDRESS")]
+    pub listen_address: OrNone<SocketAddr>,
+    /// Unix socket at which commands and consumers find the agent; `none` for none
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "OOMWATCH_SOCKET")]
+    pub socket: OrNone<PathBuf>,
+    /// Where the agent keeps its journal and what it knows across restarts; `none` to keep nothing
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR, env = "OOMWATCH_STATE_DIR")]
+    pub state_dir: OrNone<PathBuf>,
+    /// Program to run for each event, with the event's JSON on its standard input; no shell
+    #[arg(long, value_name = "COMMAND", env = "OOMWATCH_HOOK")]
+    pub hook: Option<String>,
+    /// Collector that gets events and metrics over OTLP, e.g. `http://127.0.0.1:4318`
+    #[arg(long, value_name = "URL", env = "OOMWATCH_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// The host.
     #[command(flatten)]
     pub host: HostArgs,
+}
+
+/// Where the agent's socket is.
+pub const DEFAULT_SOCKET: &str = "/run/oomwatch/oomwatch.sock";
+/// Where the agent keeps what outlives it.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/oomwatch";
+
+/// A value, or the word `none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+impl<T: FromStr> FromStr for OrNone<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|value| Self(Some(value))) }
+    }
 }
 
 /// Shortest and longest time between two measurements: below, the agent is a load; above, no warning is in time.
@@ -108,6 +149,14 @@ impl From<RunArgs> for Config {
             estimator: args.estimator,
             gvisor_rpc: args.gvisor_rpc,
             workload_events: args.workload_events,
+            warn_all: args.warn_all,
+            include: args.include,
+            exclude: args.exclude,
+            listen_address: args.listen_address.0,
+            socket: args.socket.0,
+            state_dir: args.state_dir.0,
+            hook: args.hook,
+            otlp_endpoint: args.otlp_endpoint,
         }
     }
 }

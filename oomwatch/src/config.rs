@@ -1,6 +1,6 @@
 //! What the agent runs with, checked.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
@@ -25,6 +25,22 @@ pub struct Config {
     pub gvisor_rpc: bool,
     /// Report workloads as they come and go.
     pub workload_events: bool,
+    /// Warn of workloads outside gVisor too.
+    pub warn_all: bool,
+    /// Report only workloads that match one of these; all where there is none.
+    pub include: Vec<String>,
+    /// Report no workload that matches one of these.
+    pub exclude: Vec<String>,
+    /// Where metrics and health are served.
+    pub listen_address: Option<SocketAddr>,
+    /// The agent's Unix socket.
+    pub socket: Option<PathBuf>,
+    /// Where the agent keeps what outlives it.
+    pub state_dir: Option<PathBuf>,
+    /// Program to run for each event.
+    pub hook: Option<String>,
+    /// Collector for OTLP.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How the memory of a gVisor sandbox is measured.

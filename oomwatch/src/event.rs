@@ -367,6 +367,9 @@ pub struct Loss {
     /// What they were about, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<LostRecords>,
+    /// The output that lost them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink: Option<&'static str>,
 }
 
 /// The agent watches from now on.

@@ -5,10 +5,12 @@
 //!
 //! - [`cli`] and [`config`]: what the user typed becomes a checked [`config::Config`].
 //! - `sources`: each watches one thing and sends [`observation::Observation`]s. `sources::kernel` is the eBPF program.
-//! - [`agent`]: the only module that knows tasks and channels; wires the stages and owns start and stop.
+//! - [`agent`]: start and stop; starts the sources and the sinks.
+//! - `pipeline`: the agent's state: hands observations to the next four, and events to the sinks.
 //! - [`correlate`]: a pure state machine; observations in, one [`correlate::Finding`] for each thing that happened out.
 //! - `outcome`: what became of a container after a kill in it.
 //! - `registry`: which workload a cgroup belongs to, also after its end; [`workload`] is the pure part of it.
+//! - [`inventory`]: workloads under watch, their memory as last measured and what happened to them.
 //! - [`event`]: what is reported, with the names of the interface.
 //! - [`sinks`]: events out.
 //!
@@ -23,9 +25,11 @@ pub mod config;
 pub mod correlate;
 pub mod event;
 pub mod host;
+pub mod inventory;
 pub mod log;
 pub mod observation;
 mod outcome;
+mod pipeline;
 mod registry;
 pub mod sinks;
 mod sources;

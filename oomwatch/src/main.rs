@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use oomwatch::{agent, check, cli, log, stop};
+use oomwatch::{agent, check, cli, config::Config, log, sinks::stdout::Stdout, stop};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -30,6 +30,8 @@ fn run(args: cli::RunArgs) -> anyhow::Result<()> {
             }
             stopper.stop();
         });
-        agent::run(args.into(), stop).await
+        let config: Config = args.into();
+        let stdout = Stdout::start(config.output)?;
+        agent::run(config, vec![Box::new(stdout)], stop).await
     })
 }

@@ -25,6 +25,8 @@ pub enum Observation {
     SandboxGone(SandboxGone),
     /// A sandbox' memory crossed a line.
     MemoryCrossed(Box<MemoryCrossed>),
+    /// Workloads were measured.
+    Measured(Vec<Measurement>),
     /// A process that may be a gVisor sentry began a program; its id.
     Exec(u32),
     /// Records were lost on their way from the kernel.
@@ -79,6 +81,47 @@ pub struct SandboxGone {
     pub boot_ns: u64,
     /// The most memory that was measured.
     pub peak_bytes: u64,
+}
+
+/// A workload whose memory is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkloadKey {
+    /// A gVisor sandbox.
+    Sandbox(SandboxKey),
+    /// A memory cgroup: a container's own, or one with a limit of its own.
+    Cgroup(MemcgId),
+}
+
+/// A workload's memory at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Whose.
+    pub key: WorkloadKey,
+    /// When.
+    pub boot_ns: u64,
+    /// Memory held.
+    pub usage_bytes: u64,
+    /// The most so far.
+    pub peak_bytes: u64,
+    /// The limit in force.
+    pub limit: Option<MemoryLimit>,
+    /// How memory was measured: `cgroup`, `memfd` or `rss-sum`.
+    pub estimator: &'static str,
+    /// Growth of late, negative for shrinking.
+    pub growth_bytes_per_second: Option<i64>,
+    /// Until the limit, at that growth.
+    pub time_to_limit: Option<Duration>,
+    /// Pressure stall information, where the kernel has it.
+    pub pressure: Option<Pressure>,
+}
+
+/// Pressure stall information of memory over the last ten seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pressure {
+    /// Share of the time in which some task waited, percent.
+    pub some_avg10: f64,
+    /// Share of the time in which all tasks waited, percent.
+    pub full_avg10: f64,
 }
 
 /// Which line a sandbox' memory crossed.

@@ -23,12 +23,16 @@ pub enum Output {
     Json,
 }
 
-/// `oomwatch ARGUMENTS`, with nothing of this test's environment that it would listen to.
+/// `oomwatch ARGUMENTS`, with nothing of this test's environment that it would listen to, and with no place on this host
+/// that agents would share, unless an argument names one.
 pub fn agent_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("OOMWATCH_BIN").expect("OOMWATCH_BIN"));
     command.args(arguments);
     for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OOMWATCH_")) {
         command.env_remove(name);
+    }
+    for shared in ["OOMWATCH_LISTEN_ADDRESS", "OOMWATCH_SOCKET", "OOMWATCH_STATE_DIR"] {
+        command.env(shared, "none");
     }
     command
 }

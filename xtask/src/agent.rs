@@ -48,6 +48,8 @@ impl Agent {
         let log = tempfile::tempfile().context("make a file for the agent's log")?;
         let mut child = Command::new(binary)
             .args(["run", "--output", output])
+            // No place that it would share with an agent that runs on this host already.
+            .args(["--listen-address", "none", "--socket", "none", "--state-dir", "none"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.try_clone().context("share the file of the agent's log")?)

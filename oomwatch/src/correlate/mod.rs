@@ -104,7 +104,7 @@ impl Correlator {
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Exec(_) => {}
+            Observation::Exec(_) | Observation::Measured(_) => {}
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxGone(gone) => out.extend(self.sandboxes.gone(gone).map(found)),
             Observation::MemoryCrossed(crossed) => {
@@ -156,7 +156,7 @@ fn found(finding: Finding) -> Output {
 fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
     Finding {
         boot_ns: 0,
-        body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost, records }),
+        body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost, records, sink: None }),
         severity: Severity::Critical,
         source: Source::Bpf,
         confidence: Confidence::Exact,

@@ -315,7 +315,7 @@ fn losses_are_told_with_their_number() {
         observe(&mut correlator(EXACT), Observation::Lost(Lost { records: LostRecords::Oom, count: 3 })).pop().unwrap();
     assert!(matches!(
         found.body,
-        Body::Loss(Loss { stage: LossStage::Ringbuf, lost: 3, records: Some(LostRecords::Oom) })
+        Body::Loss(Loss { stage: LossStage::Ringbuf, lost: 3, records: Some(LostRecords::Oom), .. })
     ));
     let found = observe(&mut correlator(EXACT), Observation::Undecodable("x".into())).pop().unwrap();
     assert!(matches!(found.body, Body::Loss(Loss { lost: 1, .. })));

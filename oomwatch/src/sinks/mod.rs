@@ -1,16 +1,138 @@
-//! Events out: `text` and `json` shape one line, `stdout` writes it without ever holding up the agent.
+//! Events out. `text` and `json` shape one line; each other module is one sink. The hub below hands every event to all
+//! of them and never waits: a sink that cannot keep up loses events of its own, which are counted and told.
 
 mod json;
 pub mod stdout;
 mod text;
+mod worker;
 
-use crate::{config::OutputFormat, event::Event};
+use std::sync::{Arc, OnceLock};
 
-/// One event as one line, without its end.
-pub(crate) fn line(format: OutputFormat, event: &Event) -> String {
-    match format {
-        OutputFormat::Text => text::line(event),
-        OutputFormat::Json => json::line(event),
+use crate::{clock, config::OutputFormat, event::Event};
+
+/// How long sinks may take at the end for what they still hold, together.
+pub const DRAIN_NS: u64 = 2_000_000_000;
+/// How often at most the losses of a sink that stays full are told.
+const TELL_AGAIN_NS: u64 = 10_000_000_000;
+
+/// One event on its way out, shared by all sinks.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The event.
+    pub event: Event,
+    json: OnceLock<String>,
+}
+
+impl Delivery {
+    /// Of one event.
+    pub fn new(event: Event) -> Self {
+        Self { event, json: OnceLock::new() }
+    }
+
+    /// The event as one line of JSON, without its end; shaped once.
+    pub fn json(&self) -> &str {
+        self.json.get_or_init(|| json::line(&self.event))
+    }
+
+    /// The event as one line, without its end.
+    pub fn line(&self, format: OutputFormat) -> String {
+        match format {
+            OutputFormat::Text => text::line(&self.event),
+            OutputFormat::Json => self.json().to_owned(),
+        }
+    }
+}
+
+/// Where events go.
+pub trait Sink: std::fmt::Debug + Send {
+    /// What it is called in the report of a loss.
+    fn name(&self) -> &'static str;
+    /// Takes an event without waiting; false where it had no room and lost it.
+    fn take(&mut self, event: &Arc<Delivery>) -> bool;
+    /// Events that it took and could not deliver, since the last call.
+    fn take_failed(&mut self) -> u64 {
+        0
+    }
+    /// The last event, by `seq`, that will not be lost any more whatever becomes of the agent (or was lost and
+    /// counted); `None` where nobody needs to wait for it.
+    fn settled(&self) -> Option<u64> {
+        None
+    }
+    /// Nothing more will come.
+    fn close(&mut self);
+    /// Waits for the delivery of what it holds, until this time of `CLOCK_BOOTTIME`; false where that was not enough.
+    fn finish(&mut self, until_ns: u64) -> bool;
+}
+
+/// A sink and what it lost.
+#[derive(Debug)]
+struct Slot {
+    sink: Box<dyn Sink>,
+    lost: u64,
+    /// It took the last event offered.
+    has_room: bool,
+    told_ns: u64,
+}
+
+/// All sinks.
+#[derive(Debug, Default)]
+pub struct Sinks {
+    slots: Vec<Slot>,
+}
+
+impl Sinks {
+    /// Those.
+    pub fn new(sinks: Vec<Box<dyn Sink>>) -> Self {
+        let slot = |sink| Slot { sink, lost: 0, has_room: true, told_ns: 0 };
+        Self { slots: sinks.into_iter().map(slot).collect() }
+    }
+
+    /// Hands an event to every sink.
+    pub fn deliver(&mut self, event: Event) {
+        let delivery = Arc::new(Delivery::new(event));
+        for slot in &mut self.slots {
+            slot.has_room = slot.sink.take(&delivery);
+            slot.lost += u64::from(!slot.has_room);
+        }
+    }
+
+    /// What is to be told of losses now: sinks that have room again, and those that stay full, now and then.
+    pub fn take_losses(&mut self, now_ns: u64) -> Vec<(&'static str, u64)> {
+        let mut losses = Vec::new();
+        for slot in &mut self.slots {
+            slot.lost += slot.sink.take_failed();
+            let due = slot.has_room || slot.told_ns.saturating_add(TELL_AGAIN_NS) <= now_ns;
+            if slot.lost > 0 && due {
+                slot.told_ns = now_ns;
+                losses.push((slot.sink.name(), std::mem::take(&mut slot.lost)));
+            }
+        }
+        losses
+    }
+
+    /// When [`Self::take_losses`] has something next that it has not now.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let losing = self.slots.iter().filter(|slot| slot.lost > 0);
+        losing.map(|slot| slot.told_ns.saturating_add(TELL_AGAIN_NS)).min()
+    }
+
+    /// The last event, by `seq`, that every sink whose word counts has settled; `None` where there is no such sink.
+    pub fn settled(&self) -> Option<u64> {
+        let slots = self.slots.iter().filter(|slot| slot.has_room);
+        slots.filter_map(|slot| slot.sink.settled()).min()
+    }
+
+    /// Lets all sinks deliver what they hold; says which could not in time.
+    pub fn finish(mut self) {
+        for slot in &mut self.slots {
+            slot.sink.close();
+        }
+        let until_ns = clock::boot_ns().saturating_add(DRAIN_NS);
+        for slot in &mut self.slots {
+            if !slot.sink.finish(until_ns) {
+                tracing::warn!(sink = slot.sink.name(), "events were still waiting for it at the end");
+            }
+        }
     }
 }
 

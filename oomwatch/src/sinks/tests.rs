@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::line;
+use super::Delivery;
 use crate::{
     config::OutputFormat,
     event::{
@@ -14,6 +14,10 @@ use crate::{
     },
     workload::{LimitOwner, Workload, escape::escape},
 };
+
+fn line(format: OutputFormat, event: &Event) -> String {
+    Delivery::new(event.clone()).line(format)
+}
 
 fn event(body: Body, severity: Severity) -> Event {
     Event {

@@ -125,6 +125,7 @@ impl Line {
                 self.field("stage", stage(loss.stage));
                 self.field("lost", loss.lost);
                 self.option("records", loss.records.map(records));
+                self.option("sink", loss.sink);
             }
             Body::AgentStarted(agent) => self.agent_started(agent),
             Body::AgentStopped(agent) => self.field("version", agent.version),

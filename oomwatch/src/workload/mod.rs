@@ -8,13 +8,13 @@ pub mod oci;
 pub mod owner;
 pub mod path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::owner::{LimitOwner, limit_owner};
 pub use self::path::{CgroupIdentity, Qos};
 
 /// What executes a workload (`workload.runtime`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
     /// The reference implementation of the OCI runtime.
@@ -58,7 +58,7 @@ impl Runtime {
 }
 
 /// What manages a container (`workload.engine`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// dockerd, also under Kubernetes (cri-dockerd).
@@ -77,7 +77,7 @@ pub enum Engine {
 
 /// `workload` of an event: what is known about the victim's workload. A field that is not known
 /// is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Workload {
     /// What executes it.
     pub runtime: Runtime,

@@ -21,7 +21,9 @@ use super::{
 use crate::{
     clock,
     host::{HostError, HostRoot, memory::MemoryHierarchy},
-    observation::{self, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey},
+    observation::{
+        self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
+    },
     workload::{Engine, Runtime, Workload},
 };
 
@@ -77,6 +79,8 @@ pub(super) struct Watcher {
     /// Found since the last call of [`Self::take_new`].
     new: Vec<Sentry>,
     out: Vec<Observation>,
+    /// Of this turn.
+    measured: Vec<Measurement>,
     questions: Vec<Question>,
 }
 
@@ -106,6 +110,7 @@ impl Watcher {
             skipped: BTreeSet::new(),
             new: Vec::new(),
             out: Vec::new(),
+            measured: Vec::new(),
             questions: Vec::new(),
         })
     }
@@ -141,6 +146,9 @@ impl Watcher {
         for id in due {
             self.look_again(id, now_ns);
             self.measure(id, now_ns);
+        }
+        if !self.measured.is_empty() {
+            self.out.push(Observation::Measured(std::mem::take(&mut self.measured)));
         }
     }
 
@@ -264,6 +272,18 @@ impl Watcher {
         let crossing = watched.watch.observe(Reading { boot_ns: now_ns, usage_bytes: measured.usage_bytes, limit });
         let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
         self.budget.spend(now_ns, due, cost);
+        let (growth_bytes_per_second, time_to_limit) = watched.watch.trend();
+        self.measured.push(Measurement {
+            key: WorkloadKey::Sandbox(observed(id)),
+            boot_ns: now_ns,
+            usage_bytes: measured.usage_bytes,
+            peak_bytes: watched.watch.peak_bytes(),
+            limit: watched.limit.map(self::limit),
+            estimator: measured.estimator.name(),
+            growth_bytes_per_second,
+            time_to_limit,
+            pressure: None,
+        });
         if let Some(crossing) = crossing {
             let threshold_percent = self.wanted.settings.threshold_percent;
             let estimator = measured.estimator.name();

@@ -151,6 +151,12 @@ impl Watch {
         Due { wanted_ns, latest_ns }
     }
 
+    /// Growth of late, and the time to the limit at that growth.
+    pub(crate) fn trend(&self) -> (Option<i64>, Option<Duration>) {
+        let growth = self.growth.recent();
+        (growth, self.last.as_ref().and_then(|last| time_to_limit(last, growth)))
+    }
+
     /// The most that any reading showed.
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.peak_bytes

@@ -1,0 +1,176 @@
+//! Workloads under watch with their memory as last measured, their peaks and what happened to them: what `ps` shows
+//! and `/metrics` exports. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    observation::{Measurement, WorkloadKey},
+    workload::Workload,
+};
+
+/// How long a workload is remembered after its end.
+const KEEP_ENDED_NS: u64 = 600_000_000_000;
+
+/// One workload.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Who it is.
+    pub(crate) workload: Arc<Workload>,
+    /// As last measured.
+    pub(crate) last: Option<Measurement>,
+    /// The most memory seen, bytes.
+    pub(crate) peak_bytes: u64,
+    /// Kills told of.
+    pub(crate) kills: u64,
+    /// Warnings told of.
+    pub(crate) near_limits: u64,
+    /// When it ended, `CLOCK_BOOTTIME` in nanoseconds.
+    pub(crate) ended_ns: Option<u64>,
+}
+
+/// All workloads.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    entries: HashMap<WorkloadKey, Entry>,
+}
+
+impl Inventory {
+    /// A workload was found, or more is known of it.
+    pub(crate) fn found(&mut self, key: WorkloadKey, workload: Arc<Workload>) {
+        let entry = self.entries.entry(key);
+        entry.and_modify(|entry| entry.workload = Arc::clone(&workload)).or_insert(Entry {
+            workload,
+            last: None,
+            peak_bytes: 0,
+            kills: 0,
+            near_limits: 0,
+            ended_ns: None,
+        });
+    }
+
+    /// A workload was measured.
+    pub(crate) fn measured(&mut self, measurement: Measurement) {
+        if let Some(entry) = self.entries.get_mut(&measurement.key) {
+            entry.peak_bytes = entry.peak_bytes.max(measurement.peak_bytes).max(measurement.usage_bytes);
+            entry.last = Some(measurement);
+        }
+    }
+
+    /// A kill in a workload was told.
+    pub(crate) fn killed(&mut self, key: WorkloadKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.kills += 1;
+        }
+    }
+
+    /// A warning of a workload was told.
+    pub(crate) fn warned(&mut self, key: WorkloadKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.near_limits += 1;
+        }
+    }
+
+    /// A workload ended; it is remembered for [`KEEP_ENDED_NS`].
+    pub(crate) fn ended(&mut self, key: WorkloadKey, boot_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.ended_ns = Some(boot_ns);
+        }
+        self.entries.retain(|_, entry| entry.ended_ns.is_none_or(|at| boot_ns < at.saturating_add(KEEP_ENDED_NS)));
+    }
+
+    /// Every workload, nearest to its limit first; ended ones last.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.entries.values().map(Entry::row).collect();
+        rows.sort_by(|a, b| {
+            let nearness = |row: &Row| row.usage_percent.unwrap_or(-1.0);
+            let by_name = || (&a.workload.container_id, a.pid).cmp(&(&b.workload.container_id, b.pid));
+            a.ended.cmp(&b.ended).then(nearness(b).total_cmp(&nearness(a))).then_with(by_name)
+        });
+        rows
+    }
+}
+
+/// One workload as `ps` shows it. What is not known is absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Who it is.
+    pub workload: Arc<Workload>,
+    /// Process id of a sandbox' sentry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Memory held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// The limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// One of the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_percent: Option<f64>,
+    /// The most memory seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// Growth of late, negative for shrinking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_second: Option<i64>,
+    /// Until the limit, at that growth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_limit_seconds: Option<f64>,
+    /// Kills told of since the agent started.
+    pub kills: u64,
+    /// Warnings told of since the agent started.
+    pub near_limits: u64,
+    /// How memory was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimator: Option<String>,
+    /// Where the limit was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_source: Option<String>,
+    /// The kernel kills when it is passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_enforced: Option<bool>,
+    /// PSI: share of the last ten seconds in which some task waited for memory, percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub some_avg10: Option<f64>,
+    /// PSI: share of the last ten seconds in which all tasks waited for memory, percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_avg10: Option<f64>,
+    /// It ended; shown for ten minutes.
+    pub ended: bool,
+}
+
+impl Entry {
+    fn row(&self) -> Row {
+        let last = self.last.as_ref();
+        let limit = last.and_then(|last| last.limit);
+        let pid = last.and_then(|last| match last.key {
+            WorkloadKey::Sandbox(key) => Some(key.pid),
+            WorkloadKey::Cgroup(_) => None,
+        });
+        Row {
+            workload: Arc::clone(&self.workload),
+            pid,
+            usage_bytes: last.map(|last| last.usage_bytes),
+            limit_bytes: limit.map(|limit| limit.bytes),
+            usage_percent: last.zip(limit).map(|(last, limit)| percent(last.usage_bytes, limit.bytes)),
+            peak_bytes: last.map(|_| self.peak_bytes),
+            growth_bytes_per_second: last.and_then(|last| last.growth_bytes_per_second),
+            time_to_limit_seconds: last.and_then(|last| last.time_to_limit).map(|time| time.as_secs_f64()),
+            kills: self.kills,
+            near_limits: self.near_limits,
+            estimator: last.map(|last| last.estimator.to_owned()),
+            limit_source: limit.map(|limit| limit.source.to_owned()),
+            limit_enforced: limit.map(|limit| limit.enforced),
+            some_avg10: last.and_then(|last| last.pressure).map(|pressure| pressure.some_avg10),
+            full_avg10: last.and_then(|last| last.pressure).map(|pressure| pressure.full_avg10),
+            ended: self.ended_ns.is_some(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage of at most three digits")]
+fn percent(usage: u64, limit: u64) -> f64 {
+    (usage as f64 / limit.max(1) as f64 * 1000.0).round() / 10.0
+}

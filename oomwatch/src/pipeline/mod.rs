@@ -1,0 +1,185 @@
+//! Observations in, numbered and described events out: asks the correlator what happened, the registry whose it was,
+//! hands the event to the sinks. Owns all state of the agent; runs in one task.
+
+mod report;
+mod request;
+mod sandboxes;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+pub(crate) use self::request::Request;
+use crate::{
+    clock,
+    config::Config,
+    correlate::{Correlator, Output, Subject},
+    event::AgentStarted,
+    host::{HostRoot, memory::MemoryHierarchy, system},
+    inventory::Inventory,
+    observation::{Lost, LostRecords, Observation, Sandbox, SandboxKey},
+    outcome::Outcomes,
+    registry::Registry,
+    sinks::{Sink, Sinks},
+    sources::kernel::load::Sight,
+};
+
+/// The agent's state.
+pub(crate) struct Pipeline {
+    config: Config,
+    hierarchy: Option<MemoryHierarchy>,
+    correlator: Correlator,
+    outcomes: Outcomes,
+    inventory: Inventory,
+    registry: Registry,
+    sinks: Sinks,
+    boot_id: Arc<str>,
+    started: AgentStarted,
+    seq: u64,
+    sees_exec: bool,
+    execs: Option<Sender<u32>>,
+    /// Sandboxes told of by `workload_started`.
+    sandboxes: HashMap<SandboxKey, Sandbox>,
+}
+
+impl Pipeline {
+    /// Nothing known yet.
+    pub(crate) fn new(
+        config: &Config,
+        root: HostRoot,
+        hierarchy: Option<MemoryHierarchy>,
+        sight: &Sight,
+        sinks: Vec<Box<dyn Sink>>,
+    ) -> anyhow::Result<Self> {
+        let boot_id = system::boot_id().context("read the boot id")?;
+        Ok(Self {
+            config: config.clone(),
+            correlator: Correlator::new(sight.facts, &boot_id),
+            outcomes: Outcomes::default(),
+            inventory: Inventory::default(),
+            registry: Registry::new(root, hierarchy.clone()),
+            sinks: Sinks::new(sinks),
+            boot_id: boot_id.into(),
+            started: AgentStarted {
+                version: env!("CARGO_PKG_VERSION"),
+                tier: sight.tier.clone(),
+                kernel: system::kernel_release(),
+                cgroup_version: hierarchy.as_ref().map(|hierarchy| hierarchy.version),
+                degraded: sight.degraded.clone(),
+            },
+            hierarchy,
+            seq: 0,
+            sees_exec: sight.sees_exec,
+            execs: None,
+            sandboxes: HashMap::new(),
+        })
+    }
+
+    /// Reads every cgroup there is.
+    pub(crate) fn learn_existing_cgroups(&mut self) {
+        let scanned = self.hierarchy.as_ref().map(MemoryHierarchy::scan);
+        for counters in scanned.into_iter().flatten() {
+            self.registry.found(&counters);
+            let outputs = self.correlator.observe(Observation::Counters(counters));
+            self.take(outputs);
+        }
+    }
+
+    /// Takes in observations until the source is gone and the queue is empty.
+    pub(crate) async fn follow(&mut self, mut queue: Receiver<Observation>, mut requests: Receiver<Request>) {
+        loop {
+            let deadline = sleep_until(self.next_deadline());
+            tokio::select! {
+                biased;
+                observation = queue.recv() => match observation {
+                    Some(observation) => self.observe(observation),
+                    None => break,
+                },
+                () = deadline => self.tick(),
+                Some(request) = requests.recv() => self.answer(request),
+            }
+        }
+        let last = self.correlator.finish();
+        self.take(last);
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let deadlines = [
+            self.correlator.next_deadline(),
+            self.outcomes.next_deadline(),
+            self.registry.next_deadline(),
+            self.sinks.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        match &observation {
+            Observation::CgroupMade(change) => self.registry.made(change),
+            Observation::CgroupRemoved(change) => self.registry.removed(change),
+            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn_existing_cgroups(),
+            Observation::Exec(pid) => self.pass_on_exec(*pid),
+            Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
+            Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
+            Observation::Measured(measured) => {
+                measured.iter().cloned().for_each(|measurement| self.inventory.measured(measurement));
+            }
+            Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
+            _ => {}
+        }
+        let removed = match &observation {
+            Observation::CgroupRemoved(change) => self.outcomes.removed(change.memcg),
+            _ => Vec::new(),
+        };
+        let outputs = self.correlator.observe(observation);
+        self.take(outputs);
+        for kill in removed {
+            self.report_outcome(kill, false);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ns = clock::boot_ns();
+        let outputs = self.correlator.tick(now_ns);
+        self.take(outputs);
+        for kill in self.outcomes.due(now_ns) {
+            let hierarchy = self.hierarchy.as_ref();
+            let survived =
+                hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(kill.container_id, &kill.container));
+            self.report_outcome(kill, survived);
+        }
+        self.registry.tick(now_ns);
+        self.report_losses(now_ns);
+    }
+
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Found(finding) => self.report(*finding),
+                Output::Read(subject) => self.read_counters(&subject),
+            }
+        }
+    }
+
+    fn read_counters(&mut self, subject: &Subject) {
+        let path = subject.path.clone().or_else(|| self.registry.path(subject.memcg).cloned());
+        let (Some(hierarchy), Some(path)) = (&self.hierarchy, path) else {
+            self.correlator.forget(subject.memcg);
+            return;
+        };
+        let counters = hierarchy.counters(subject.memcg, &path);
+        self.observe(Observation::Counters(counters));
+    }
+}
+
+/// Sleeps until a boot time; for ever where there is none.
+async fn sleep_until(deadline_ns: Option<u64>) {
+    match deadline_ns {
+        Some(deadline_ns) => {
+            let wait = deadline_ns.saturating_sub(clock::boot_ns());
+            tokio::time::sleep(Duration::from_nanos(wait)).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,162 @@
+//! A finding becomes an event: described, numbered, handed to the sinks.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Pipeline;
+use crate::{
+    cgroup_path::CgroupPath,
+    clock,
+    correlate::{Finding, Subject},
+    event::{
+        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, OomOutcome, SCHEMA, Severity,
+        Source,
+    },
+    outcome::Awaited,
+    workload::{CgroupIdentity, LimitOwner, Workload, limit_owner},
+};
+
+impl Pipeline {
+    pub(super) fn report(&mut self, mut finding: Finding) {
+        let now_ns = clock::boot_ns();
+        let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
+        let sandbox_depth =
+            finding.sandbox.as_ref().and(finding.subject.as_ref()).and_then(|subject| subject.path.as_ref());
+        let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or(sandbox_depth.map(CgroupPath::depth));
+        if let Body::OomKill(kill) = &mut finding.body {
+            kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
+            kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
+        }
+        // Of a sandbox the correlator knows more: its sentry.
+        if let (Body::OomKill(_), Some(depth), None) = (&finding.body, container_depth, &finding.sandbox) {
+            self.await_outcome(&finding, depth);
+        }
+        let workload = merge(finding.sandbox.take(), known.map(|(workload, _)| workload));
+        let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
+        self.emit(|seq, boot_id| Event {
+            schema: SCHEMA,
+            seq,
+            timestamp,
+            boot_id,
+            body: finding.body,
+            severity: finding.severity,
+            source: finding.source,
+            confidence: finding.confidence,
+            incident_id: finding.incident_id,
+            workload,
+        });
+    }
+
+    /// Remembers to say what became of the container.
+    fn await_outcome(&mut self, kill: &Finding, container_depth: usize) {
+        let (Some(incident_id), Some(victim)) = (&kill.incident_id, &kill.subject) else { return };
+        let path = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned());
+        let Some(container) = path.and_then(|path| path.ancestor(container_depth)) else { return };
+        self.outcomes.killed(Awaited {
+            incident_id: incident_id.clone(),
+            victim: victim.clone(),
+            container_id: self.registry.id(&container),
+            container,
+            killed_ns: kill.boot_ns,
+        });
+    }
+
+    pub(super) fn report_outcome(&mut self, kill: Awaited, container_survived: bool) {
+        self.report(Finding {
+            boot_ns: 0,
+            body: Body::OomOutcome(OomOutcome { container_survived, exit_code: None }),
+            severity: if container_survived { Severity::Warning } else { Severity::Critical },
+            source: Source::Cgroup,
+            confidence: Confidence::Exact,
+            incident_id: Some(kill.incident_id),
+            subject: Some(kill.victim),
+            sandbox: None,
+            limit_depth: None,
+        });
+    }
+
+    fn report_own(&mut self, body: Body, severity: Severity) {
+        self.emit(own_event(body, severity));
+    }
+
+    /// Tells that it watches.
+    pub(crate) fn report_start(&mut self) {
+        self.report_own(Body::AgentStarted(self.started.clone()), Severity::Info);
+    }
+
+    /// Tells that it watches no more, and lets the sinks drain.
+    pub(crate) fn report_end(mut self) {
+        let AgentStarted { version, tier, kernel, cgroup_version, degraded } = self.started.clone();
+        let body = AgentStopped { version, tier, kernel, cgroup_version, degraded };
+        self.report_own(Body::AgentStopped(body), Severity::Info);
+        self.report_losses(clock::boot_ns());
+        self.sinks.finish();
+    }
+
+    /// Numbers an event and hands it to the sinks, after the news of what they lost before it.
+    fn emit(&mut self, event: impl FnOnce(u64, Arc<str>) -> Event) {
+        self.report_losses(clock::boot_ns());
+        self.deliver(event);
+    }
+
+    fn deliver(&mut self, event: impl FnOnce(u64, Arc<str>) -> Event) {
+        self.seq += 1;
+        self.sinks.deliver(event(self.seq, Arc::clone(&self.boot_id)));
+    }
+
+    /// Tells what sinks lost.
+    pub(super) fn report_losses(&mut self, now_ns: u64) {
+        for (sink, lost) in self.sinks.take_losses(now_ns) {
+            let body = Body::Loss(Loss { stage: LossStage::Sink, lost, records: None, sink: Some(sink) });
+            self.deliver(own_event(body, Severity::Critical));
+        }
+    }
+}
+
+/// An event about the agent itself.
+fn own_event(body: Body, severity: Severity) -> impl FnOnce(u64, Arc<str>) -> Event {
+    let timestamp = clock::wall_time(clock::boot_ns());
+    move |seq, boot_id| Event {
+        schema: SCHEMA,
+        seq,
+        timestamp,
+        boot_id,
+        body,
+        severity,
+        source: Source::Agent,
+        confidence: Confidence::Exact,
+        incident_id: None,
+        workload: None,
+    }
+}
+
+/// What is known of a sandbox from its own files and from its engine's.
+pub(super) fn merge(sandbox: Option<Workload>, known: Option<Arc<Workload>>) -> Option<Arc<Workload>> {
+    let Some(sandbox) = sandbox else { return known };
+    let known = known.map(|known| (*known).clone()).unwrap_or_default();
+    Some(Arc::new(Workload {
+        runtime: sandbox.runtime,
+        engine: known.engine.or(sandbox.engine),
+        container_id: known.container_id.or(sandbox.container_id),
+        container_name: known.container_name.or(sandbox.container_name),
+        sandbox_id: sandbox.sandbox_id.or(known.sandbox_id),
+        pod_uid: known.pod_uid.or(sandbox.pod_uid),
+        pod_name: known.pod_name.or(sandbox.pod_name),
+        pod_namespace: known.pod_namespace.or(sandbox.pod_namespace),
+        image: known.image.or(sandbox.image),
+        ..known
+    }))
+}
+
+/// Who set the limit that was hit; `None` where the victim's cgroup or the limit is not known.
+fn owner(
+    kill: &OomKill,
+    subject: Option<&Subject>,
+    limit_depth: Option<usize>,
+    container_depth: Option<usize>,
+) -> Option<LimitOwner> {
+    kill.oom_memcg_confidence?;
+    let path = subject?.path.as_ref()?;
+    let mut identity = CgroupIdentity::of(path.as_bytes());
+    identity.container_depth = container_depth.or(identity.container_depth);
+    Some(limit_owner(&identity, limit_depth))
+}

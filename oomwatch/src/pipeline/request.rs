@@ -1,0 +1,21 @@
+//! What commands and scrapers ask the running agent. An answer that nobody waits for any more is dropped.
+
+use tokio::sync::oneshot;
+
+use super::Pipeline;
+use crate::inventory::Row;
+
+/// A question with the way back for its answer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Every workload under watch, nearest to its limit first.
+    Workloads(oneshot::Sender<Vec<Row>>),
+}
+
+impl Pipeline {
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::Workloads(back) => drop(back.send(self.inventory.rows())),
+        }
+    }
+}

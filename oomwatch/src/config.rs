@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
+use crate::cli::{DEFAULT_SOCKET, DEFAULT_STATE_DIR};
+
 /// Settings of the agent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -41,6 +43,31 @@ pub struct Config {
     pub hook: Option<String>,
     /// Collector for OTLP.
     pub otlp_endpoint: Option<String>,
+}
+
+impl Default for Config {
+    /// What `oomwatch run` does without any option.
+    fn default() -> Self {
+        Self {
+            output: OutputFormat::Text,
+            host_root: PathBuf::from("/"),
+            withheld: Vec::new(),
+            threshold_percent: 95,
+            rearm_percent: 90,
+            poll_interval: Duration::from_millis(500),
+            estimator: Estimator::Auto,
+            gvisor_rpc: false,
+            workload_events: false,
+            warn_all: false,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            listen_address: Some(SocketAddr::from(([127, 0, 0, 1], 9566))),
+            socket: Some(DEFAULT_SOCKET.into()),
+            state_dir: Some(DEFAULT_STATE_DIR.into()),
+            hook: None,
+            otlp_endpoint: None,
+        }
+    }
 }
 
 /// How the memory of a gVisor sandbox is measured.

@@ -14,6 +14,8 @@
 //! - [`event`]: what is reported, with the names of the interface.
 //! - [`sinks`]: events out.
 //!
+//! [`Agent`] is all of it inside another program, as a stream of events.
+//!
 //! [`host`] is the only module that opens files of `/proc`, `/sys` or of a container engine.
 
 pub mod agent;
@@ -26,6 +28,7 @@ pub mod correlate;
 pub mod event;
 pub mod host;
 pub mod inventory;
+mod library;
 pub mod log;
 pub mod observation;
 mod outcome;
@@ -35,3 +38,5 @@ pub mod sinks;
 mod sources;
 pub mod stop;
 pub mod workload;
+
+pub use library::Agent;

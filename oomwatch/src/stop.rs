@@ -6,8 +6,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
-/// Gives the order to stop; so does dropping it.
-#[derive(Debug)]
+/// Gives the order to stop; so does dropping the last of its clones.
+#[derive(Debug, Clone)]
 pub struct Stopper(watch::Sender<bool>);
 
 /// A pair of both.

@@ -16,6 +16,8 @@ pub enum Requirement {
     Agent,
     /// A program in `PATH`.
     Program(&'static str),
+    /// The examples, built.
+    Examples,
     /// Both versions of runsc, and what their containers hold.
     Runsc,
 }
@@ -25,6 +27,10 @@ impl Requirement {
         match self {
             Self::Agent => missing_for_agent(),
             Self::Runsc => missing_for_runsc(),
+            Self::Examples => {
+                let unset = env::var_os("OOMWATCH_EXAMPLES").is_none();
+                unset.then(|| "OOMWATCH_EXAMPLES is not set: run this by `cargo xtask test`".to_owned())
+            }
             Self::Program(name) => find_program(name).is_none().then(|| format!("there is no program {name}")),
         }
     }

@@ -23,6 +23,12 @@ pub(crate) fn agent(sh: &Shell) -> anyhow::Result<PathBuf> {
     Ok(target_dir().join("release/oomwatch"))
 }
 
+/// Builds the examples that a scenario runs; the folder with them.
+pub(crate) fn examples(sh: &Shell) -> anyhow::Result<PathBuf> {
+    cmd!(sh, "cargo build --release --package oomwatch --example on_oom").run()?;
+    absolute(&target_dir().join("release/examples"))
+}
+
 /// A compiled scenario, `tests/NAME.rs`.
 #[derive(Debug)]
 pub(crate) struct Scenario {

@@ -19,12 +19,21 @@ pub(crate) fn test(sh: &Shell, with_vm: bool, filter: Option<&str>) -> anyhow::R
     setup::setup(sh, part)?;
     cmd!(sh, "cargo test --workspace --exclude oomwatch-ebpf --exclude oomwatch-tests {filter...}").run()?;
     let agent = compile::agent(sh)?;
+    let examples = compile::examples(sh)?;
     let hog = hog(sh)?;
     let scenarios = compile::scenarios(sh)?;
-    let on_host = on_this_host(&scenarios, &agent, &hog, filter);
+    let on_host = on_this_host(&scenarios, &Programs { agent: &agent, examples: &examples, hog: &hog }, filter);
     // Also after a failure: what the other kernel says about it is worth the minute.
     let in_vm = if with_vm { vm::vm(sh, &[], filter) } else { Ok(()) };
     on_host.and(in_vm)
+}
+
+/// What the scenarios run.
+struct Programs<'a> {
+    agent: &'a Path,
+    /// The folder with the examples.
+    examples: &'a Path,
+    hog: &'a Path,
 }
 
 /// The scenarios' memory eater, which runs in containers that hold nothing else.
@@ -35,8 +44,8 @@ fn hog(sh: &Shell) -> anyhow::Result<PathBuf> {
 }
 
 /// Runs every scenario, also after one failed, and names those that did.
-fn on_this_host(scenarios: &[Scenario], agent: &Path, hog: &Path, filter: Option<&str>) -> anyhow::Result<()> {
-    let agent = compile::absolute(agent)?;
+fn on_this_host(scenarios: &[Scenario], programs: &Programs<'_>, filter: Option<&str>) -> anyhow::Result<()> {
+    let agent = compile::absolute(programs.agent)?;
     let mut failed = Vec::new();
     for scenario in scenarios {
         say(&format!("--- {}", scenario.name));
@@ -46,7 +55,8 @@ fn on_this_host(scenarios: &[Scenario], agent: &Path, hog: &Path, filter: Option
             .args(filter)
             .current_dir(root().join("tests"))
             .env("OOMWATCH_BIN", &agent)
-            .env("OOMWATCH_HOG", hog)
+            .env("OOMWATCH_HOG", programs.hog)
+            .env("OOMWATCH_EXAMPLES", programs.examples)
             .env("OOMWATCH_RUNSC", runsc::folder());
         if process::in_ci() {
             command.env("OOMWATCH_REQUIRE", "all");

@@ -137,4 +137,6 @@ impl Sinks {
 }
 
 #[cfg(test)]
+mod hub_tests;
+#[cfg(test)]
 mod tests;

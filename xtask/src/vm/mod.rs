@@ -31,7 +31,9 @@ const HOST_ONLY: &[(&str, &str)] = &[
     ("gvisor_kills", NO_RUNSC),
     ("gvisor_lines", NO_RUNSC),
     ("gvisor_warnings", NO_RUNSC),
+    ("library", NO_EXAMPLES),
 ];
+const NO_EXAMPLES: &str = "the examples stay on the host";
 const NO_RUNSC: &str = "runsc in the guest comes with the matrix";
 
 /// Programs the scenarios call, at the same place in the guest.

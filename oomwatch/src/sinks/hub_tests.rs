@@ -1,0 +1,146 @@
+//! The hub: every sink gets every event, each loses alone, and losses are told.
+
+use std::{
+    sync::{Arc, Mutex, mpsc::channel},
+    time::SystemTime,
+};
+
+use super::{worker::Worker, *};
+use crate::event::{AgentStopped, Body, Confidence, SCHEMA, Severity, Source};
+
+fn event(seq: u64) -> Event {
+    let stopped = AgentStopped {
+        version: "0",
+        tier: String::new(),
+        kernel: String::new(),
+        cgroup_version: None,
+        degraded: vec![],
+    };
+    Event {
+        schema: SCHEMA,
+        seq,
+        timestamp: SystemTime::UNIX_EPOCH,
+        boot_id: "boot".into(),
+        body: Body::AgentStopped(stopped),
+        severity: Severity::Info,
+        source: Source::Agent,
+        confidence: Confidence::Exact,
+        incident_id: None,
+        workload: None,
+    }
+}
+
+/// Keeps what it took while it has room.
+#[derive(Debug, Clone, Default)]
+struct Room(Arc<Mutex<(usize, Vec<u64>)>>);
+
+impl Room {
+    fn with(room: usize) -> Self {
+        Self(Arc::new(Mutex::new((room, Vec::new()))))
+    }
+
+    fn make(&self, room: usize) {
+        self.0.lock().unwrap().0 = room;
+    }
+
+    fn taken(&self) -> Vec<u64> {
+        self.0.lock().unwrap().1.clone()
+    }
+}
+
+impl Sink for Room {
+    fn name(&self) -> &'static str {
+        "room"
+    }
+
+    fn take(&mut self, event: &Arc<Delivery>) -> bool {
+        let mut state = self.0.lock().unwrap();
+        let has_room = state.0 > 0;
+        if has_room {
+            state.0 -= 1;
+            state.1.push(event.event.seq);
+        }
+        has_room
+    }
+
+    fn settled(&self) -> Option<u64> {
+        self.taken().last().copied()
+    }
+
+    fn close(&mut self) {}
+
+    fn finish(&mut self, _until_ns: u64) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_full_sink_costs_the_others_nothing() {
+    let (full, free) = (Room::with(1), Room::with(9));
+    let mut sinks = Sinks::new(vec![Box::new(full.clone()), Box::new(free.clone())]);
+    (1..=4).for_each(|seq| sinks.deliver(event(seq)));
+    assert_eq!(full.taken(), [1]);
+    assert_eq!(free.taken(), [1, 2, 3, 4]);
+    assert_eq!(sinks.settled(), Some(4), "nobody waits for a full one");
+}
+
+#[test]
+fn losses_are_told_once_the_sink_has_room_again() {
+    let room = Room::with(0);
+    let mut sinks = Sinks::new(vec![Box::new(room.clone())]);
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS), []);
+    (1..=3).for_each(|seq| sinks.deliver(event(seq)));
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS), [("room", 3)], "the first loss is told at once");
+    (4..=5).for_each(|seq| sinks.deliver(event(seq)));
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS + 1), [], "not again and again");
+    room.make(9);
+    sinks.deliver(event(6));
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS + 2), [("room", 2)]);
+    assert_eq!(sinks.take_losses(9 * TELL_AGAIN_NS), []);
+    assert_eq!(sinks.next_deadline(), None);
+}
+
+#[test]
+fn a_sink_that_stays_full_is_told_of_now_and_then() {
+    let mut sinks = Sinks::new(vec![Box::new(Room::with(0))]);
+    sinks.deliver(event(1));
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS), [("room", 1)]);
+    sinks.deliver(event(2));
+    assert_eq!(sinks.next_deadline(), Some(2 * TELL_AGAIN_NS));
+    assert_eq!(sinks.take_losses(2 * TELL_AGAIN_NS), [("room", 1)]);
+}
+
+#[test]
+fn a_worker_delivers_everything_before_it_ends_and_counts_what_it_could_not() {
+    let (sender, receiver) = channel();
+    let mut worker = Worker::start("test", 64, move |batch| {
+        batch.iter().for_each(|delivery| sender.send(delivery.event.seq).unwrap());
+        batch.iter().filter(|delivery| delivery.event.seq == 3).count() as u64
+    })
+    .unwrap();
+    for seq in 1..=50 {
+        assert!(worker.take(&Arc::new(Delivery::new(event(seq)))));
+    }
+    worker.close();
+    assert!(worker.finish(u64::MAX));
+    assert_eq!(receiver.iter().collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
+    assert_eq!(worker.take_failed(), 1);
+    assert_eq!(worker.settled(), 50);
+}
+
+#[test]
+fn a_worker_that_hangs_is_waited_for_no_longer_than_asked() {
+    let (release, gate) = channel::<()>();
+    let mut worker = Worker::start("test", 1, move |_batch| {
+        let _released: Result<(), _> = gate.recv();
+        0
+    })
+    .unwrap();
+    let delivery = Arc::new(Delivery::new(event(1)));
+    // One is in its hands, one waits, the next has no room.
+    while worker.take(&delivery) {}
+    worker.close();
+    assert!(!worker.finish(0));
+    drop(release);
+    assert!(worker.finish(u64::MAX));
+}

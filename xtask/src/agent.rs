@@ -41,6 +41,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts it; it watches once its first event is there.
     pub(crate) fn start(binary: &Path, output: Output) -> anyhow::Result<Self> {
+        Self::start_with(binary, output, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(binary: &Path, output: Output, arguments: &[&str]) -> anyhow::Result<Self> {
         let output = match output {
             Output::Text => "text",
             Output::Json => "json",
@@ -50,6 +55,7 @@ impl Agent {
             .args(["run", "--output", output])
             // No place that it would share with an agent that runs on this host already.
             .args(["--listen-address", "none", "--socket", "none", "--state-dir", "none"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.try_clone().context("share the file of the agent's log")?)

@@ -134,6 +134,11 @@ impl Cgroup {
         &self.name
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file that counts its kills.
     pub(crate) fn counter(&self) -> &Path {
         &self.counter

@@ -23,6 +23,7 @@ use std::{
     process::ExitCode,
 };
 
+use bench::{What, synthetic};
 use clap::{Parser, Subcommand};
 use xshell::Shell;
 
@@ -63,6 +64,9 @@ enum Command {
         /// Shorter: less time idle, fewer kills
         #[arg(long)]
         quick: bool,
+        /// Instead: what a thousand workloads cost, half of them sandboxes
+        #[arg(long, conflicts_with = "quick")]
+        many: bool,
         /// A ready agent, instead of one built now
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
@@ -98,7 +102,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match dispatch(Arguments::parse().command) {
+    let outcome = if synthetic::is_sentry() { synthetic::be_sentry() } else { dispatch(Arguments::parse().command) };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             process::say(&format!("error: {error:#}"));
@@ -118,7 +123,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Bench { gvisor: Some(only), .. } => {
             bench::gvisor(&sh, Some(only.as_str()).filter(|it| !it.is_empty()))
         }
-        Command::Bench { quick, agent, gvisor: None } => bench::bench(&sh, quick, agent),
+        Command::Bench { many: true, agent, .. } => bench::bench(&sh, What::Many, agent),
+        Command::Bench { quick, agent, .. } => bench::bench(&sh, What::Few { quick }, agent),
         Command::Run { agent_args, .. } => run::agent(&sh, &agent_args),
         Command::Test { no_vm, filter } => test::test(&sh, !no_vm, filter.as_deref()),
         Command::Check => check::check(&sh),

@@ -1,8 +1,11 @@
 //! `cargo xtask bench`: measures the release build of the agent on this host, beside a loop that polls as the original
 //! system does, and prints a table in Markdown.
 
+mod many;
+mod original;
 mod poll;
 mod report;
+pub(crate) mod synthetic;
 mod usage;
 
 use std::{
@@ -60,20 +63,39 @@ pub(crate) fn gvisor(sh: &Shell, only: Option<&str>) -> anyhow::Result<()> {
     process::run(process::as_root(&program)?.arg("--runsc").arg(runsc::folder()).args(only.into_iter().flatten()))
 }
 
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Latency and cost on a quiet host.
+    Few {
+        /// Less time idle, fewer kills.
+        quick: bool,
+    },
+    /// The cost of a thousand workloads.
+    Many,
+}
+
 /// Measures the agent `ready`, or one built now.
-pub(crate) fn bench(sh: &Shell, quick: bool, ready: Option<PathBuf>) -> anyhow::Result<()> {
+pub(crate) fn bench(sh: &Shell, what: What, ready: Option<PathBuf>) -> anyhow::Result<()> {
     let agent = match ready {
         Some(agent) => agent,
         None => compile::agent(sh)?,
     };
     let interrupt = Interrupt::watch()?;
     if process::is_root()? {
-        let report = measure(&agent, if quick { &QUICK } else { &FULL }, &interrupt)?;
-        return process::print(report.markdown().trim_end());
+        let table = match what {
+            What::Few { quick } => measure(&agent, if quick { &QUICK } else { &FULL }, &interrupt)?.markdown(),
+            What::Many => many::measure(&agent, &interrupt)?,
+        };
+        return process::print(table.trim_end());
     }
     let agent = compile::absolute(&agent)?;
-    let quick = quick.then_some("--quick");
-    process::run(process::as_root(&env::current_exe()?)?.arg("bench").args(quick).arg("--agent").arg(agent))
+    let what = match what {
+        What::Few { quick: false } => None,
+        What::Few { quick: true } => Some("--quick"),
+        What::Many => Some("--many"),
+    };
+    process::run(process::as_root(&env::current_exe()?)?.arg("bench").args(what).arg("--agent").arg(agent))
 }
 
 fn measure(binary: &Path, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<Report> {

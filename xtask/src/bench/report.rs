@@ -101,14 +101,14 @@ impl Samples {
     }
 
     /// The smallest sample that so many percent of all do not exceed; zero where there is none.
-    fn percentile(&self, percent: usize) -> Duration {
+    pub(super) fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100);
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
 /// In milliseconds, the more digits the shorter it is.
-fn shown(duration: Duration) -> String {
+pub(super) fn shown(duration: Duration) -> String {
     let micros = duration.as_nanos().div_ceil(1000);
     match micros {
         0 => "0 ms".to_owned(),
@@ -118,7 +118,7 @@ fn shown(duration: Duration) -> String {
     }
 }
 
-fn mib(bytes: u64) -> String {
+pub(super) fn mib(bytes: u64) -> String {
     let tenths = bytes * 10 / (1 << 20);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }

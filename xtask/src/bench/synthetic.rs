@@ -1,0 +1,152 @@
+//! Workloads that cost a host little and an agent as much as real ones: a process that looks like a sentry of gVisor's
+//! (its arguments, threads, children and memory file), and cgroups with one process that sleeps.
+
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    os::unix::{fs::symlink, process::CommandExt as _},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, ensure};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::{
+    cgroup::{Cgroup, Hierarchy},
+    process::say,
+};
+
+/// What runsc calls its sentries.
+const SENTRY: &str = "runsc-sandbox";
+/// Threads of a sentry (Go's runtime and the sandbox' tasks).
+pub(super) const THREADS: usize = 8;
+/// Children of a sentry: its stubs.
+pub(super) const STUBS: usize = 3;
+/// Memory of each, bytes: little, for there are many.
+const MEMORY_BYTES: usize = 1 << 20;
+/// Limit of each.
+pub(super) const LIMIT_BYTES: u64 = 64 << 20;
+
+/// Whether this process was started as one.
+pub(crate) fn is_sentry() -> bool {
+    env::args_os().next().is_some_and(|name| name == SENTRY)
+}
+
+/// Is one until its standard input ends.
+pub(crate) fn be_sentry() -> anyhow::Result<()> {
+    let memory = memfd_create("runsc-memory", MemfdFlags::CLOEXEC).context("make a memory file")?;
+    let mut memory = std::fs::File::from(memory);
+    memory.write_all(&vec![1; MEMORY_BYTES]).context("fill the memory file")?;
+    for _ in 1..THREADS {
+        thread::spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
+    }
+    let stubs = (0..STUBS).map(|_| sleeper(None)).collect::<anyhow::Result<Vec<_>>>()?;
+    io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush()).context("say that it runs")?;
+    let _end = io::stdin().read_to_end(&mut Vec::new()).context("wait for the end")?;
+    drop(stubs);
+    Ok(())
+}
+
+/// Both halves of a host full of workloads. Ended and removed on drop.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) sandboxes: Vec<Workload>,
+    pub(super) containers: Vec<Workload>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Workload {
+    /// Before the cgroup: it must be empty to be removed.
+    pub(super) process: Process,
+    pub(super) cgroup: Cgroup,
+}
+
+impl Host {
+    /// So many of each half.
+    pub(super) fn fill(hierarchy: &Hierarchy, each: usize) -> anyhow::Result<Self> {
+        let containers = (0..each).map(|_| Workload::container(hierarchy)).collect::<anyhow::Result<_>>()?;
+        // runsc executes itself as `/proc/self/exe`, so its sentries have that name.
+        let folder = tempfile::tempdir().context("make a folder")?;
+        let program = folder.path().join("exe");
+        symlink(env::current_exe().context("find this program")?, &program).context("link this program")?;
+        let sandboxes = (0..each).map(|_| Workload::sandbox(hierarchy, &program)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { sandboxes, containers })
+    }
+}
+
+impl Workload {
+    fn container(hierarchy: &Hierarchy) -> anyhow::Result<Self> {
+        let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
+        Ok(Self { process: sleeper(Some(&cgroup))?, cgroup })
+    }
+
+    fn sandbox(hierarchy: &Hierarchy, program: &Path) -> anyhow::Result<Self> {
+        let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
+        // A shell moves itself into the cgroup, so that memory is charged there from the first page on.
+        let mut command = Command::new("bash");
+        command
+            .args([
+                "-c",
+                r#"echo $$ > "$1/cgroup.procs" && exec -a runsc-sandbox "$2" boot --total-memory=0 "$3""#,
+                "sh",
+            ])
+            .arg(cgroup.folder())
+            .arg(program)
+            .arg(cgroup.name());
+        let mut process = Process::start(&mut command)?;
+        let mut said = [0];
+        process.0.stdout.as_mut().context("its output")?.read_exact(&mut said).context("wait for a sentry")?;
+        ensure!(said == *b"\n", "a sentry said something else");
+        Ok(Self { process, cgroup })
+    }
+}
+
+/// A process that does nothing.
+fn sleeper(cgroup: Option<&Cgroup>) -> anyhow::Result<Process> {
+    let mut command = Command::new("sh");
+    match cgroup {
+        Some(cgroup) => {
+            command.args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec sleep infinity"#, "sh"]).arg(cgroup.folder())
+        }
+        None => command.args(["-c", "exec sleep infinity"]),
+    };
+    Process::start(command.process_group(0))
+}
+
+/// A process, ended on drop.
+#[derive(Debug)]
+pub(super) struct Process(Child, Option<ChildStdin>);
+
+impl Process {
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| format!("run {command:?}"))?;
+        let input = child.stdin.take();
+        Ok(Self(child, input))
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A sentry ends its children and then itself; all others are killed.
+        let is_sentry = std::fs::read(Path::new("/proc").join(self.pid().to_string()).join("cmdline"))
+            .is_ok_and(|line| line.starts_with(SENTRY.as_bytes()));
+        drop(self.1.take());
+        let killed = if is_sentry { Ok(()) } else { self.0.kill() };
+        if let Err(error) = killed.and_then(|()| self.0.wait().map(drop)) {
+            say(&format!("cannot end process {}: {error}", self.pid()));
+        }
+    }
+}

@@ -64,6 +64,8 @@ pub struct Correlator {
     /// Beginning of every incident id: names the boot.
     boot_tag: String,
     seen: recent::RecentVictims,
+    /// Marked while they were dying anyway.
+    dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
     groups: group::Groups,
     sandboxes: sandboxes::Sandboxes,
@@ -77,6 +79,7 @@ impl Correlator {
             facts,
             boot_tag: boot_id.chars().take(8).collect(),
             seen: recent::RecentVictims::default(),
+            dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             groups: group::Groups::new(facts.sees_run),
             sandboxes: sandboxes::Sandboxes::default(),
@@ -167,5 +170,7 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,11 @@ pub(super) struct RecentVictims {
 }
 
 impl RecentVictims {
+    /// Whether it is remembered.
+    pub(super) fn contains(&self, pid: u32, start_ns: u64) -> bool {
+        self.known.contains(&(pid, start_ns))
+    }
+
     /// Remembers a victim; false where it was known.
     pub(super) fn insert(&mut self, pid: u32, start_ns: u64) -> bool {
         if !self.known.insert((pid, start_ns)) {

@@ -9,11 +9,15 @@ use crate::{
 
 impl Correlator {
     pub(super) fn victim(&mut self, victim: &Victim, out: &mut Vec<Output>) {
-        if !self.is_kill(victim) {
+        let process = victim.pid.zip(victim.start_ns);
+        if !self.is_kill(victim, process) {
+            if let Some((pid, start_ns)) = process {
+                self.dying.insert(pid, start_ns);
+            }
             tracing::debug!(pid = victim.pid, "a task that was dying anyway was given memory reserves");
             return;
         }
-        if let (Some(pid), Some(start_ns)) = (victim.pid, victim.start_ns)
+        if let Some((pid, start_ns)) = process
             && !self.seen.insert(pid, start_ns)
         {
             return;
@@ -28,12 +32,15 @@ impl Correlator {
         }
     }
 
-    fn is_kill(&mut self, victim: &Victim) -> bool {
+    fn is_kill(&mut self, victim: &Victim, process: Option<(u32, u64)>) -> bool {
         // Kept up to date in any case: later marks may come without a run.
         let counted = self.kill_counters.is_kill(victim);
         match &victim.run {
             Some(run) => run.killing.unwrap_or(counted),
-            None => counted && !self.facts.sees_killing,
+            // The news of one mark may come twice, and by the second time the counter has moved for another.
+            None => {
+                counted && !self.facts.sees_killing && !process.is_some_and(|(pid, at)| self.dying.contains(pid, at))
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub mod agent;
 pub mod cgroup_path;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod correlate;

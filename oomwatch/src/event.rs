@@ -1,8 +1,8 @@
 //! What the agent reports: the events of the contract, with its names. Sizes are bytes, a field not known is absent.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     observation::{LostRecords, MemoryBreakdown},
@@ -13,14 +13,14 @@ use crate::{
 pub const SCHEMA: u8 = 1;
 
 /// One thing that happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
     /// [`SCHEMA`].
     pub schema: u8,
     /// Gapless number, from 1 at each start of the agent.
     pub seq: u64,
     /// When it happened.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "rfc3339", deserialize_with = "from_rfc3339")]
     pub timestamp: SystemTime,
     /// The kernel's boot id.
     pub boot_id: Arc<str>,
@@ -45,8 +45,13 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&humantime::format_rfc3339_nanos(*time))
 }
 
+fn from_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    humantime::parse_rfc3339(&text).map_err(D::Error::custom)
+}
+
 /// How bad an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing to do.
@@ -58,7 +63,7 @@ pub enum Severity {
 }
 
 /// Which source saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The eBPF program.
@@ -72,7 +77,7 @@ pub enum Source {
 }
 
 /// How sure an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
     /// The kernel said so at that moment.
@@ -84,7 +89,7 @@ pub enum Confidence {
 }
 
 /// What happened, by kind.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Body {
     /// The kernel killed a process.
@@ -114,7 +119,7 @@ pub enum Body {
 }
 
 /// The kernel killed a process.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OomKill {
     /// Whom.
     pub victim: Process,
@@ -125,7 +130,7 @@ pub struct OomKill {
     pub scope: Option<Scope>,
     /// The kernel's `enum oom_constraint`, by name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub constraint: Option<&'static str>,
+    pub constraint: Option<Cow<'static, str>>,
     /// The victim's memcg.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_memcg: Option<Memcg>,
@@ -148,7 +153,7 @@ pub struct OomKill {
 }
 
 /// A victim.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     /// Process id on the host.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,7 +178,7 @@ pub struct Process {
 }
 
 /// What a victim was to its workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The first process of a container.
@@ -189,7 +194,7 @@ pub enum Role {
 }
 
 /// Who ran into the limit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trigger {
     /// Process id on the host.
     pub pid: u32,
@@ -198,7 +203,7 @@ pub struct Trigger {
 }
 
 /// Whose memory ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// A cgroup's limit.
@@ -208,7 +213,7 @@ pub enum Scope {
 }
 
 /// Whether the kernel named the memcg whose limit was hit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OomMemcgConfidence {
     /// `oom_control.memcg`.
@@ -218,7 +223,7 @@ pub enum OomMemcgConfidence {
 }
 
 /// A memory cgroup.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Memcg {
     /// From the root of the hierarchy, foreign bytes made visible.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,7 +239,7 @@ pub struct Memcg {
 }
 
 /// Memory of a victim.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Memory {
     /// Virtual size.
     pub total_vm_bytes: u64,
@@ -252,7 +257,7 @@ pub struct Memory {
 }
 
 /// A group kill ended.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OomGroupKill {
     /// Processes killed.
     pub victims: u32,
@@ -262,7 +267,7 @@ pub struct OomGroupKill {
 }
 
 /// What became of a container after a kill in it, within two seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OomOutcome {
     /// It still has processes.
     pub container_survived: bool,
@@ -272,7 +277,7 @@ pub struct OomOutcome {
 }
 
 /// A limit was hit and nothing was killed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Oom {
     /// The memcg whose limit was hit.
     pub oom_memcg: Memcg,
@@ -282,7 +287,7 @@ pub struct Oom {
 }
 
 /// Memory measured against a limit. A warning is never an OOM.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemoryWarning {
     /// Process id of the sentry.
     pub pid: u32,
@@ -298,12 +303,12 @@ pub struct MemoryWarning {
     pub threshold_percent: u8,
     /// Where the limit was read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_source: Option<&'static str>,
+    pub limit_source: Option<Cow<'static, str>>,
     /// The kernel kills when it is passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_enforced: Option<bool>,
     /// How memory was measured.
-    pub estimator: &'static str,
+    pub estimator: Cow<'static, str>,
     /// Growth of late.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth_bytes_per_second: Option<i64>,
@@ -316,7 +321,7 @@ pub struct MemoryWarning {
 }
 
 /// A workload is watched.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkloadStarted {
     /// Process id of its first process: a sandbox' sentry.
     pub pid: u32,
@@ -325,13 +330,13 @@ pub struct WorkloadStarted {
     pub limit_bytes: Option<u64>,
     /// Where the limit was read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_source: Option<&'static str>,
+    pub limit_source: Option<Cow<'static, str>>,
     /// The share of the limit that counts as near.
     pub threshold_percent: u8,
 }
 
 /// A workload ended.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkloadStopped {
     /// Process id of its first process.
     pub pid: u32,
@@ -340,13 +345,13 @@ pub struct WorkloadStopped {
     pub limit_bytes: Option<u64>,
     /// Where the limit was read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_source: Option<&'static str>,
+    pub limit_source: Option<Cow<'static, str>>,
     /// The most memory that was measured.
     pub peak_usage_bytes: u64,
 }
 
 /// Where events were lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossStage {
     /// Between the kernel and the agent.
@@ -358,7 +363,7 @@ pub enum LossStage {
 }
 
 /// Events were lost.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Loss {
     /// Where.
     pub stage: LossStage,
@@ -369,14 +374,14 @@ pub struct Loss {
     pub records: Option<LostRecords>,
     /// The output that lost them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sink: Option<&'static str>,
+    pub sink: Option<Cow<'static, str>>,
 }
 
 /// The agent watches from now on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentStarted {
     /// Version of the agent.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// What it sees with.
     pub tier: String,
     /// Release of the kernel.
@@ -389,10 +394,10 @@ pub struct AgentStarted {
 }
 
 /// The agent watches no more.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentStopped {
     /// Version of the agent.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// What it saw with.
     pub tier: String,
     /// Release of the kernel.

@@ -136,7 +136,7 @@ pub enum MemoryLine {
 }
 
 /// What a sentry says that its memory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MemoryBreakdown {
     /// Anonymous memory of the application.
     pub anonymous_bytes: u64,
@@ -187,7 +187,7 @@ pub struct Lost {
 }
 
 /// What lost records were about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LostRecords {
     /// Victims, or ends of runs of the OOM killer.

@@ -139,7 +139,7 @@ fn what_the_kernel_names_is_exact_even_where_it_is_not_full() {
     let (_, kill) = kill(&mut correlator(EXACT), victim).unwrap();
     assert_eq!(kill.oom_memcg.unwrap().id, 10);
     assert_eq!(kill.oom_memcg_confidence, Some(OomMemcgConfidence::Exact));
-    assert_eq!(kill.constraint, Some("CONSTRAINT_MEMCG"));
+    assert_eq!(kill.constraint.as_deref(), Some("CONSTRAINT_MEMCG"));
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Correlator {
             victim: process(victim, sandbox),
             trigger: Trigger { pid: victim.trigger_pid, comm: escape(&victim.trigger_comm) },
             scope: limit.as_ref().map(limit::Limit::scope),
-            constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)),
+            constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)).map(Into::into),
             task_memcg: task_memcg(victim),
             oom_memcg,
             oom_memcg_confidence: limit.as_ref().map(|limit| limit.confidence),

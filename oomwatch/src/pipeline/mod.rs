@@ -62,7 +62,7 @@ impl Pipeline {
             sinks: Sinks::new(sinks),
             boot_id: boot_id.into(),
             started: AgentStarted {
-                version: env!("CARGO_PKG_VERSION"),
+                version: env!("CARGO_PKG_VERSION").into(),
                 tier: sight.tier.clone(),
                 kernel: system::kernel_release(),
                 cgroup_version: hierarchy.as_ref().map(|hierarchy| hierarchy.version),

@@ -106,7 +106,7 @@ impl Pipeline {
     /// Tells what sinks lost.
     pub(super) fn report_losses(&mut self, now_ns: u64) {
         for (sink, lost) in self.sinks.take_losses(now_ns) {
-            let body = Body::Loss(Loss { stage: LossStage::Sink, lost, records: None, sink: Some(sink) });
+            let body = Body::Loss(Loss { stage: LossStage::Sink, lost, records: None, sink: Some(sink.into()) });
             self.deliver(own_event(body, Severity::Critical));
         }
     }

@@ -51,7 +51,7 @@ impl Pipeline {
             let body = Body::WorkloadStarted(WorkloadStarted {
                 pid: sandbox.key.pid,
                 limit_bytes: sandbox.limit.map(|limit| limit.bytes),
-                limit_source: sandbox.limit.map(|limit| limit.source),
+                limit_source: sandbox.limit.map(|limit| limit.source.into()),
                 threshold_percent: self.config.threshold_percent,
             });
             self.report(of_sandbox(sandbox, sandbox.boot_ns, body));
@@ -65,7 +65,7 @@ impl Pipeline {
             let body = Body::WorkloadStopped(WorkloadStopped {
                 pid: gone.key.pid,
                 limit_bytes: sandbox.limit.map(|limit| limit.bytes),
-                limit_source: sandbox.limit.map(|limit| limit.source),
+                limit_source: sandbox.limit.map(|limit| limit.source.into()),
                 peak_usage_bytes: gone.peak_bytes,
             });
             self.report(of_sandbox(&sandbox, gone.boot_ns, body));

@@ -84,8 +84,12 @@ fn a_kill_in_text() {
 #[test]
 fn the_start_and_the_warning_of_a_sandbox_in_text() {
     let sandbox = || Some(Arc::new(Workload { container_id: Some("abc".into()), ..Workload::default() }));
-    let started =
-        WorkloadStarted { pid: 123, limit_bytes: Some(4096 << 20), limit_source: Some("state"), threshold_percent: 95 };
+    let started = WorkloadStarted {
+        pid: 123,
+        limit_bytes: Some(4096 << 20),
+        limit_source: Some("state".into()),
+        threshold_percent: 95,
+    };
     let started =
         Event { workload: sandbox(), incident_id: None, ..event(Body::WorkloadStarted(started), Severity::Info) };
     assert_eq!(
@@ -99,9 +103,9 @@ fn the_start_and_the_warning_of_a_sandbox_in_text() {
         limit_bytes: Some(4096 << 20),
         usage_percent: Some(95.7),
         threshold_percent: 95,
-        limit_source: Some("cgroup"),
+        limit_source: Some("cgroup".into()),
         limit_enforced: Some(true),
-        estimator: "cgroup",
+        estimator: "cgroup".into(),
         growth_bytes_per_second: Some(2 << 20),
         time_to_limit_seconds: Some(88.0),
         breakdown: None,
@@ -149,7 +153,7 @@ fn an_empty_value_is_still_seen() {
 #[test]
 fn the_start_names_the_tier() {
     let started = AgentStarted {
-        version: "1.2.3",
+        version: "1.2.3".into(),
         tier: "bpf+fentry".into(),
         kernel: "6.12".into(),
         cgroup_version: Some(2),

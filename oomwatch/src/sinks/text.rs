@@ -115,7 +115,7 @@ impl Line {
                 self.memcg(Some(&oom.oom_memcg));
             }
             Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => self.warning(warning),
-            Body::WorkloadStarted(started) => self.option("limit_source", started.limit_source),
+            Body::WorkloadStarted(started) => self.option("limit_source", started.limit_source.as_deref()),
             Body::WorkloadStopped(stopped) => {
                 self.field("pid", stopped.pid);
                 self.option("memory_limit_mb", stopped.limit_bytes.map(|bytes| bytes / MIB));
@@ -125,10 +125,10 @@ impl Line {
                 self.field("stage", stage(loss.stage));
                 self.field("lost", loss.lost);
                 self.option("records", loss.records.map(records));
-                self.option("sink", loss.sink);
+                self.option("sink", loss.sink.as_deref());
             }
             Body::AgentStarted(agent) => self.agent_started(agent),
-            Body::AgentStopped(agent) => self.field("version", agent.version),
+            Body::AgentStopped(agent) => self.field("version", &agent.version),
         }
     }
 
@@ -166,9 +166,9 @@ impl Line {
     }
 
     fn warning(&mut self, warning: &MemoryWarning) {
-        self.option("limit_source", warning.limit_source);
+        self.option("limit_source", warning.limit_source.as_deref());
         self.option("limit_enforced", warning.limit_enforced);
-        self.field("estimator", warning.estimator);
+        self.field("estimator", &warning.estimator);
         self.option("growth_mb_per_second", warning.growth_bytes_per_second.map(|bytes| bytes / MIB.cast_signed()));
         if let Some(breakdown) = warning.breakdown {
             self.field("anonymous_mb", breakdown.anonymous_bytes / MIB);
@@ -179,7 +179,7 @@ impl Line {
     }
 
     fn agent_started(&mut self, agent: &AgentStarted) {
-        self.field("version", agent.version);
+        self.field("version", &agent.version);
         self.field("tier", &agent.tier);
         self.field("kernel", &agent.kernel);
         self.option("cgroup_version", agent.cgroup_version);

@@ -1,11 +1,11 @@
 //! Whose limit was hit: the container's own, its pod's, a group's above them, or the host's. Pure.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::path::CgroupIdentity;
 
 /// Who owns the limit that an OOM ran into (`limit_owner` of an event).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitOwner {
     /// The container's own cgroup, or one that the container made below it.

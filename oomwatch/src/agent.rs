@@ -11,7 +11,7 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy, system},
     pipeline::{self, Pipeline},
     sinks::Sink,
-    sources::{gvisor, kernel},
+    sources::{cgroup, gvisor, kernel},
     stop::{self, Stop, Stopper},
 };
 
@@ -41,11 +41,12 @@ pub async fn run(config: Config, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> any
     pipeline.learn_existing_cgroups();
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
-    let gvisor = pipeline.gvisor_source();
+    let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
     let (stopper, order) = stop::channel();
     let mut sources = JoinSet::new();
     sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone())));
-    sources.spawn(named("gvisor", gvisor::run(gvisor, observations, order)));
+    sources.spawn(named("gvisor", gvisor::run(gvisor, observations.clone(), order.clone())));
+    sources.spawn(named("cgroup", cgroup::run(cgroup, observations, order)));
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests));
     pipeline.report_end();
     outcome

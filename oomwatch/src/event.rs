@@ -100,11 +100,11 @@ pub enum Body {
     OomOutcome(OomOutcome),
     /// A limit was hit and nothing was killed.
     Oom(Oom),
-    /// A sandbox' memory came to the threshold.
+    /// A workload's memory came to the threshold.
     NearLimit(MemoryWarning),
-    /// A sandbox' memory came to a limit that nothing enforces.
+    /// A workload's memory came to a limit that nothing enforces.
     OverLimit(MemoryWarning),
-    /// A sandbox' memory fell below the re-arm line.
+    /// A workload's memory fell below the re-arm line.
     Recovered(MemoryWarning),
     /// A workload is watched.
     WorkloadStarted(WorkloadStarted),
@@ -289,8 +289,9 @@ pub struct Oom {
 /// Memory measured against a limit. A warning is never an OOM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemoryWarning {
-    /// Process id of the sentry.
-    pub pid: u32,
+    /// Process id of a sandbox' sentry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// Memory held.
     pub usage_bytes: u64,
     /// The limit.

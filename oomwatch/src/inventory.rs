@@ -1,7 +1,10 @@
 //! Workloads under watch with their memory as last measured, their peaks and what happened to them: what `ps` shows
 //! and `/metrics` exports. Pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +15,13 @@ use crate::{
 
 /// How long a workload is remembered after its end.
 const KEEP_ENDED_NS: u64 = 600_000_000_000;
+/// Workloads remembered; beyond it ended ones go early, and new ones are left out.
+const MAX_WORKLOADS: usize = 16_384;
 
 /// One workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
+    key: WorkloadKey,
     /// Who it is.
     pub(crate) workload: Arc<Workload>,
     /// As last measured.
@@ -34,20 +40,36 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
     entries: HashMap<WorkloadKey, Entry>,
+    /// Ended ones, the first to end in front.
+    ended: VecDeque<(u64, WorkloadKey)>,
 }
 
 impl Inventory {
     /// A workload was found, or more is known of it.
     pub(crate) fn found(&mut self, key: WorkloadKey, workload: Arc<Workload>) {
-        let entry = self.entries.entry(key);
-        entry.and_modify(|entry| entry.workload = Arc::clone(&workload)).or_insert(Entry {
-            workload,
-            last: None,
-            peak_bytes: 0,
-            kills: 0,
-            near_limits: 0,
-            ended_ns: None,
-        });
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.workload = workload;
+            return;
+        }
+        if self.entries.len() >= MAX_WORKLOADS && !self.forget_first_ended() {
+            return;
+        }
+        let entry = Entry { key, workload, last: None, peak_bytes: 0, kills: 0, near_limits: 0, ended_ns: None };
+        self.entries.insert(key, entry);
+    }
+
+    /// Whether it is here, alive or not.
+    pub(crate) fn contains(&self, key: WorkloadKey) -> bool {
+        self.entries.contains_key(&key)
+    }
+
+    /// The sandbox of this id, the one that lives where there was another before.
+    pub(crate) fn sandbox(&self, sandbox_id: &str) -> Option<WorkloadKey> {
+        let is_it = |entry: &&Entry| {
+            matches!(entry.key, WorkloadKey::Sandbox(_)) && entry.workload.sandbox_id.as_deref() == Some(sandbox_id)
+        };
+        let found = self.entries.values().filter(is_it).max_by_key(|entry| entry.ended_ns.unwrap_or(u64::MAX));
+        found.map(|entry| entry.key)
     }
 
     /// A workload was measured.
@@ -74,10 +96,24 @@ impl Inventory {
 
     /// A workload ended; it is remembered for [`KEEP_ENDED_NS`].
     pub(crate) fn ended(&mut self, key: WorkloadKey, boot_ns: u64) {
-        if let Some(entry) = self.entries.get_mut(&key) {
+        if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.ended_ns.is_none()) {
             entry.ended_ns = Some(boot_ns);
+            self.ended.push_back((boot_ns, key));
         }
-        self.entries.retain(|_, entry| entry.ended_ns.is_none_or(|at| boot_ns < at.saturating_add(KEEP_ENDED_NS)));
+        while self.ended.front().is_some_and(|(at, _)| at.saturating_add(KEEP_ENDED_NS) <= boot_ns) {
+            self.forget_first_ended();
+        }
+    }
+
+    /// It turned out to be no workload.
+    pub(crate) fn forget(&mut self, key: WorkloadKey) {
+        if self.entries.remove(&key).is_some_and(|entry| entry.ended_ns.is_some()) {
+            self.ended.retain(|(_, ended)| *ended != key);
+        }
+    }
+
+    fn forget_first_ended(&mut self) -> bool {
+        self.ended.pop_front().is_some_and(|(_, key)| self.entries.remove(&key).is_some())
     }
 
     /// Every workload, nearest to its limit first; ended ones last.
@@ -145,13 +181,9 @@ impl Entry {
     fn row(&self) -> Row {
         let last = self.last.as_ref();
         let limit = last.and_then(|last| last.limit);
-        let pid = last.and_then(|last| match last.key {
-            WorkloadKey::Sandbox(key) => Some(key.pid),
-            WorkloadKey::Cgroup(_) => None,
-        });
         Row {
             workload: Arc::clone(&self.workload),
-            pid,
+            pid: self.key.pid(),
             usage_bytes: last.map(|last| last.usage_bytes),
             limit_bytes: limit.map(|limit| limit.bytes),
             usage_percent: last.zip(limit).map(|(last, limit)| percent(last.usage_bytes, limit.bytes)),

@@ -23,10 +23,12 @@ pub enum Observation {
     SandboxFound(Box<Sandbox>),
     /// A gVisor sandbox ended.
     SandboxGone(SandboxGone),
-    /// A sandbox' memory crossed a line.
+    /// A workload's memory crossed a line.
     MemoryCrossed(Box<MemoryCrossed>),
     /// Workloads were measured.
     Measured(Vec<Measurement>),
+    /// A memory cgroup that was measured is gone.
+    MeasuredGone(MemcgId),
     /// A process that may be a gVisor sentry began a program; its id.
     Exec(u32),
     /// Records were lost on their way from the kernel.
@@ -92,6 +94,16 @@ pub enum WorkloadKey {
     Cgroup(MemcgId),
 }
 
+impl WorkloadKey {
+    /// Process id of a sandbox' sentry.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Sandbox(key) => Some(key.pid),
+            Self::Cgroup(_) => None,
+        }
+    }
+}
+
 /// A workload's memory at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
@@ -124,7 +136,7 @@ pub struct Pressure {
     pub full_avg10: f64,
 }
 
-/// Which line a sandbox' memory crossed.
+/// Which line a workload's memory crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryLine {
     /// It came to the threshold.
@@ -152,13 +164,13 @@ pub struct MemoryBreakdown {
     pub total_bytes: u64,
 }
 
-/// A sandbox' memory crossed a line.
+/// A workload's memory crossed a line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryCrossed {
     /// When.
     pub boot_ns: u64,
-    /// Which sandbox.
-    pub key: SandboxKey,
+    /// Which workload.
+    pub key: WorkloadKey,
     /// Which line.
     pub line: MemoryLine,
     /// Memory held.

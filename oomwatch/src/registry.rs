@@ -2,7 +2,7 @@
 //! victim's cgroup and its engine's files are often gone when somebody asks.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -23,6 +23,17 @@ const MAX_REMOVED: usize = 16_384;
 /// Cgroups looked at in one go, so that events do not wait behind them.
 const LOOKS_AT_ONCE: usize = 16;
 
+/// How a cgroup stands to containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// A container's own.
+    Container,
+    /// Neither in nor above a container: a unit of systemd, a plain cgroup.
+    Plain,
+    /// In a container, a pod's, or above containers.
+    Other,
+}
+
 /// One cgroup.
 #[derive(Debug)]
 struct Entry {
@@ -30,6 +41,7 @@ struct Entry {
     /// `None` until it was first looked at.
     known: Option<Known>,
     looks: usize,
+    is_removed: bool,
 }
 
 /// What a look told.
@@ -50,6 +62,8 @@ pub(crate) struct Registry {
     by_path: HashMap<CgroupPath, MemcgId>,
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
+    /// Cgroups that have or had a container below.
+    above_containers: HashSet<CgroupPath>,
 }
 
 impl Registry {
@@ -61,6 +75,7 @@ impl Registry {
             by_path: HashMap::new(),
             due: BTreeSet::new(),
             removed: VecDeque::new(),
+            above_containers: HashSet::new(),
         }
     }
 
@@ -78,12 +93,15 @@ impl Registry {
 
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
         self.by_path.insert(path.clone(), memcg);
-        self.entries.entry(memcg).or_insert(Entry { path, known: None, looks: 0 });
+        self.entries.entry(memcg).or_insert(Entry { path, known: None, looks: 0, is_removed: false });
         self.due.insert((look_ns, memcg));
     }
 
     /// A cgroup was removed: it stays known for [`KEEP_REMOVED_NS`].
     pub(crate) fn removed(&mut self, change: &CgroupChange) {
+        if let Some(entry) = self.entries.get_mut(&change.memcg) {
+            entry.is_removed = true;
+        }
         self.removed.push_back((change.boot_ns, change.memcg));
         while self.removed.len() > MAX_REMOVED {
             self.forget_oldest();
@@ -98,6 +116,7 @@ impl Registry {
                 && self.by_path.get(&path) == Some(&memcg)
             {
                 self.by_path.remove(&path);
+                self.above_containers.remove(&path);
             }
         }
     }
@@ -110,6 +129,39 @@ impl Registry {
     /// Id of the cgroup at a path, the newest.
     pub(crate) fn id(&self, path: &CgroupPath) -> Option<MemcgId> {
         self.by_path.get(path).copied()
+    }
+
+    /// Whether a cgroup was removed.
+    pub(crate) fn is_removed(&self, memcg: MemcgId) -> bool {
+        self.entries.get(&memcg).is_some_and(|entry| entry.is_removed)
+    }
+
+    /// How a cgroup stands to containers; `None` where it was not looked at yet.
+    pub(crate) fn standing(&self, memcg: MemcgId) -> Option<Standing> {
+        let entry = self.entries.get(&memcg)?;
+        let known = entry.known.as_ref()?;
+        if self.owner(memcg, &entry.path) != Some(memcg) {
+            return Some(Standing::Other);
+        }
+        let identity = CgroupIdentity::of(entry.path.as_bytes());
+        let depth = Some(entry.path.depth());
+        Some(if known.container_depth == depth || identity.container_depth == depth {
+            Standing::Container
+        } else if identity.pod_depth.is_some() || self.above_containers.contains(&entry.path) {
+            Standing::Other
+        } else {
+            Standing::Plain
+        })
+    }
+
+    /// A container lives at this path: the cgroups above it are no workloads. Those that were not known as such.
+    pub(crate) fn mark_above(&mut self, container: &CgroupPath) -> Vec<MemcgId> {
+        let above = (1..container.depth()).filter_map(|depth| container.ancestor(depth));
+        let new: Vec<CgroupPath> = above.filter(|path| !self.above_containers.contains(path)).collect();
+        let ids = new.iter().filter_map(|path| self.id(path)).collect();
+        // Only known ones: they are forgotten with their cgroup.
+        self.above_containers.extend(new.into_iter().filter(|path| self.by_path.contains_key(path)));
+        ids
     }
 
     /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
@@ -161,19 +213,19 @@ impl Registry {
         Known { workload: found.workload, container_depth: found.container_depth }
     }
 
-    /// Looks at the cgroups whose time has come, and forgets those removed long ago.
-    pub(crate) fn tick(&mut self, now_ns: u64) {
+    /// Looks at the cgroups whose time has come, and forgets those removed long ago. Those looked at.
+    pub(crate) fn tick(&mut self, now_ns: u64) -> Vec<MemcgId> {
+        let mut looked = Vec::new();
         while self.removed.front().is_some_and(|(at, _)| at.saturating_add(KEEP_REMOVED_NS) <= now_ns) {
             self.forget_oldest();
         }
         for _ in 0..LOOKS_AT_ONCE {
-            let Some(&(due_ns, memcg)) = self.due.first() else { return };
-            if due_ns > now_ns {
-                return;
-            }
+            let Some(&(due_ns, memcg)) = self.due.first().filter(|(due_ns, _)| *due_ns <= now_ns) else { break };
             self.due.remove(&(due_ns, memcg));
             self.look_again(memcg, due_ns);
+            looked.push(memcg);
         }
+        looked
     }
 
     fn look_again(&mut self, memcg: MemcgId, due_ns: u64) {

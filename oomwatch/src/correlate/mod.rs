@@ -1,6 +1,7 @@
 //! Observations to findings: one for each thing that happened. Pure: time is a field of what enters, files are
 //! asked for by [`Output::Read`], deadlines are told by [`Correlator::next_deadline`].
 
+mod cgroups;
 mod group;
 mod kill_counter;
 mod limit;
@@ -12,7 +13,7 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
-    observation::{LostRecords, MemcgId, Observation, SourceFacts},
+    observation::{LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
     workload::Workload,
 };
 
@@ -69,6 +70,7 @@ pub struct Correlator {
     kill_counters: kill_counter::KillCounters,
     groups: group::Groups,
     sandboxes: sandboxes::Sandboxes,
+    cgroups: cgroups::Cgroups,
     unkilled: unkilled::Unkilled,
 }
 
@@ -83,6 +85,7 @@ impl Correlator {
             kill_counters: kill_counter::KillCounters::default(),
             groups: group::Groups::new(facts.sees_run),
             sandboxes: sandboxes::Sandboxes::default(),
+            cgroups: cgroups::Cgroups::default(),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
         }
     }
@@ -100,19 +103,27 @@ impl Correlator {
                 self.kill_counters.made(change.memcg, change.boot_ns);
                 self.unkilled.made(change.memcg);
             }
-            Observation::CgroupRemoved(change) => self.kill_counters.removed(change.memcg),
+            Observation::CgroupRemoved(change) => {
+                self.kill_counters.removed(change.memcg);
+                self.cgroups.removed(change.memcg, change.boot_ns);
+            }
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Exec(_) | Observation::Measured(_) => {}
+            Observation::Exec(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {}
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxGone(gone) => out.extend(self.sandboxes.gone(gone).map(found)),
             Observation::MemoryCrossed(crossed) => {
                 let incident_id = self.incident_id(crossed.boot_ns);
-                out.extend(self.sandboxes.crossed(&crossed, incident_id).map(found));
+                match crossed.key {
+                    WorkloadKey::Sandbox(key) => {
+                        out.extend(self.sandboxes.crossed(key, &crossed, incident_id).map(found));
+                    }
+                    WorkloadKey::Cgroup(memcg) => out.push(found(self.cgroups.crossed(memcg, &crossed, incident_id))),
+                }
             }
             Observation::Lost(lost) => out.push(found(loss(Some(lost.records), lost.count))),
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),

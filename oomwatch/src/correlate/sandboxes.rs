@@ -68,15 +68,19 @@ impl Sandboxes {
     }
 
     /// A line was crossed.
-    pub(super) fn crossed(&mut self, crossed: &MemoryCrossed, incident_id: String) -> Option<Finding> {
-        let entry = self.entries.get_mut(&crossed.key)?;
+    pub(super) fn crossed(&mut self, key: SandboxKey, crossed: &MemoryCrossed, incident_id: String) -> Option<Finding> {
+        let entry = self.entries.get_mut(&key)?;
         let incident_id = match entry.warning.take() {
             Some((incident_id, _)) if entry.warned => incident_id,
             _ => incident_id,
         };
         entry.warned = crossed.line != MemoryLine::Recovered;
         entry.warning = Some((incident_id.clone(), crossed.boot_ns));
-        Some(entry.warning(crossed, incident_id))
+        Some(Finding {
+            subject: entry.subject(),
+            sandbox: Some(entry.sandbox.workload.clone()),
+            ..warning(crossed, incident_id)
+        })
     }
 
     /// Whose sandbox a victim belonged to.
@@ -175,17 +179,26 @@ impl Entry {
             incident_id,
         )
     }
+}
 
-    fn warning(&self, crossed: &MemoryCrossed, incident_id: String) -> Finding {
-        let (kind, severity): (fn(MemoryWarning) -> Body, Severity) = match crossed.line {
-            MemoryLine::Near => (Body::NearLimit, Severity::Warning),
-            MemoryLine::Over => (Body::OverLimit, Severity::Warning),
-            MemoryLine::Recovered => (Body::Recovered, Severity::Info),
-        };
-        let finding = self.finding(crossed.boot_ns, kind(measured(crossed)), severity, incident_id);
+/// What is told of a line that was crossed.
+pub(super) fn warning(crossed: &MemoryCrossed, incident_id: String) -> Finding {
+    let (kind, severity): (fn(MemoryWarning) -> Body, Severity) = match crossed.line {
+        MemoryLine::Near => (Body::NearLimit, Severity::Warning),
+        MemoryLine::Over => (Body::OverLimit, Severity::Warning),
+        MemoryLine::Recovered => (Body::Recovered, Severity::Info),
+    };
+    Finding {
+        boot_ns: crossed.boot_ns,
+        body: kind(measured(crossed)),
+        severity,
+        source: Source::Gvisor,
         // A cgroup's charge is the kernel's word, the rest is the agent's measurement.
-        let confidence = if crossed.estimator == "cgroup" { Confidence::Exact } else { Confidence::Estimated };
-        Finding { confidence, ..finding }
+        confidence: if crossed.estimator == "cgroup" { Confidence::Exact } else { Confidence::Estimated },
+        incident_id: Some(incident_id),
+        subject: None,
+        sandbox: None,
+        limit_depth: None,
     }
 }
 
@@ -197,7 +210,7 @@ fn measured(crossed: &MemoryCrossed) -> MemoryWarning {
     #[expect(clippy::cast_precision_loss, reason = "a percentage of at most three digits")]
     let percent = |limit: u64| (crossed.usage_bytes as f64 / limit as f64 * 1000.0).round() / 10.0;
     MemoryWarning {
-        pid: crossed.key.pid,
+        pid: crossed.key.pid(),
         usage_bytes: crossed.usage_bytes,
         limit_bytes: crossed.limit.map(|limit| limit.bytes),
         usage_percent: crossed.limit.map(|limit| percent(limit.bytes)),

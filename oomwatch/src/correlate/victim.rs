@@ -54,6 +54,7 @@ impl Correlator {
             Some(group) => group.incident_id.clone(),
             None => sandbox
                 .and_then(|sandbox| sandbox.incident_id.clone())
+                .or_else(|| self.cgroups.incident_of(victim))
                 .unwrap_or_else(|| self.incident_id(victim.boot_ns)),
         };
         let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());

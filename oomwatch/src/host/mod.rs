@@ -2,8 +2,11 @@
 //! is `/` or where a container sees the host's (`--host-root`). Everything read is bounded: files
 //! may be huge, links, FIFOs, devices or garbage.
 
+pub mod charge;
 pub mod containers;
+pub mod limit;
 pub mod memory;
+pub mod pressure;
 pub mod system;
 pub mod tracefs;
 

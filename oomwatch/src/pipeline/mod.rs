@@ -4,6 +4,7 @@
 mod report;
 mod request;
 mod sandboxes;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -41,6 +42,7 @@ pub(crate) struct Pipeline {
     execs: Option<Sender<u32>>,
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
+    cgroups: workloads::Cgroups,
 }
 
 impl Pipeline {
@@ -73,6 +75,7 @@ impl Pipeline {
             sees_exec: sight.sees_exec,
             execs: None,
             sandboxes: HashMap::new(),
+            cgroups: workloads::Cgroups::default(),
         })
     }
 
@@ -108,6 +111,7 @@ impl Pipeline {
         let deadlines = [
             self.correlator.next_deadline(),
             self.outcomes.next_deadline(),
+            self.cgroups.next_deadline(),
             self.registry.next_deadline(),
             self.sinks.next_deadline(),
         ];
@@ -117,13 +121,17 @@ impl Pipeline {
     fn observe(&mut self, observation: Observation) {
         match &observation {
             Observation::CgroupMade(change) => self.registry.made(change),
-            Observation::CgroupRemoved(change) => self.registry.removed(change),
+            Observation::CgroupRemoved(change) => {
+                self.registry.removed(change);
+                self.cgroup_gone(change.memcg, change.boot_ns);
+            }
+            Observation::MeasuredGone(memcg) => self.cgroup_gone(*memcg, clock::boot_ns()),
             Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn_existing_cgroups(),
             Observation::Exec(pid) => self.pass_on_exec(*pid),
             Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
             Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
             Observation::Measured(measured) => {
-                measured.iter().cloned().for_each(|measurement| self.inventory.measured(measurement));
+                measured.iter().cloned().for_each(|measurement| self.measured(measurement));
             }
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
@@ -149,7 +157,8 @@ impl Pipeline {
                 hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(kill.container_id, &kill.container));
             self.report_outcome(kill, survived);
         }
-        self.registry.tick(now_ns);
+        let looked = self.registry.tick(now_ns);
+        self.cgroups_looked_at(&looked);
         self.report_losses(now_ns);
     }
 

@@ -30,6 +30,7 @@ impl Pipeline {
         if let (Body::OomKill(_), Some(depth), None) = (&finding.body, container_depth, &finding.sandbox) {
             self.await_outcome(&finding, depth);
         }
+        self.count(&finding, container_depth);
         let workload = merge(finding.sandbox.take(), known.map(|(workload, _)| workload));
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {

@@ -9,9 +9,11 @@ use crate::{
     event::{Body, Confidence, Severity, Source, WorkloadStarted, WorkloadStopped},
     host::HostRoot,
     observation::{Sandbox, SandboxGone, WorkloadKey},
-    sources::gvisor::{
-        self,
-        memory::{Choice, Estimator},
+    sources::{
+        gvisor::{
+            self,
+            memory::{Choice, Estimator},
+        },
         watch::Settings,
     },
 };
@@ -42,10 +44,9 @@ impl Pipeline {
 
     pub(super) fn sandbox_found(&mut self, sandbox: &Sandbox) {
         let known = self.sandboxes.insert(sandbox.key, sandbox.clone());
-        let subject = sandbox.cgroup.clone().map(|(memcg, path)| Subject { memcg, path: Some(path) });
-        let described = subject.and_then(|subject| self.registry.workload(&subject)).map(|(workload, _)| workload);
-        if let Some(workload) = merge(Some(sandbox.workload.clone()), described) {
-            self.inventory.found(WorkloadKey::Sandbox(sandbox.key), workload);
+        self.describe_sandbox(sandbox);
+        if let Some((memcg, path)) = &sandbox.cgroup {
+            self.leave_to_gvisor(*memcg, path);
         }
         if self.config.workload_events && known.is_none() {
             let body = Body::WorkloadStarted(WorkloadStarted {
@@ -55,6 +56,15 @@ impl Pipeline {
                 threshold_percent: self.config.threshold_percent,
             });
             self.report(of_sandbox(sandbox, sandbox.boot_ns, body));
+        }
+    }
+
+    /// What is known of a sandbox now: its engine names it after its start.
+    pub(super) fn describe_sandbox(&mut self, sandbox: &Sandbox) {
+        let subject = sandbox.cgroup.clone().map(|(memcg, path)| Subject { memcg, path: Some(path) });
+        let described = subject.and_then(|subject| self.registry.workload(&subject)).map(|(workload, _)| workload);
+        if let Some(workload) = merge(Some(sandbox.workload.clone()), described) {
+            self.inventory.found(WorkloadKey::Sandbox(sandbox.key), workload);
         }
     }
 
@@ -87,6 +97,15 @@ fn of_sandbox(sandbox: &Sandbox, boot_ns: u64, body: Body) -> Finding {
     }
 }
 
+/// When to warn, and how often to look.
+pub(super) fn settings(config: &Config) -> Settings {
+    Settings {
+        threshold_percent: config.threshold_percent,
+        rearm_percent: config.rearm_percent,
+        poll_interval: config.poll_interval,
+    }
+}
+
 fn wanted(config: &Config) -> gvisor::Wanted {
     let estimator = match config.estimator {
         config::Estimator::Auto => Choice::Auto,
@@ -94,10 +113,5 @@ fn wanted(config: &Config) -> gvisor::Wanted {
         config::Estimator::Memfd => Choice::Only(Estimator::Memfd),
         config::Estimator::RssSum => Choice::Only(Estimator::RssSum),
     };
-    let settings = Settings {
-        threshold_percent: config.threshold_percent,
-        rearm_percent: config.rearm_percent,
-        poll_interval: config.poll_interval,
-    };
-    gvisor::Wanted { estimator, settings, rpc: config.gvisor_rpc }
+    gvisor::Wanted { estimator, settings: settings(config), rpc: config.gvisor_rpc }
 }

@@ -98,7 +98,7 @@ fn the_start_and_the_warning_of_a_sandbox_in_text() {
          memory_limit_mb=4096 threshold_mb=3891 threshold_percent=95 container_id=abc limit_source=state"
     );
     let warning = MemoryWarning {
-        pid: 123,
+        pid: Some(123),
         usage_bytes: 3920 << 20,
         limit_bytes: Some(4096 << 20),
         usage_percent: Some(95.7),

@@ -86,7 +86,7 @@ impl Line {
     fn measurement(&mut self, body: &Body) {
         match body {
             Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => {
-                self.field("pid", warning.pid);
+                self.option("pid", warning.pid);
                 self.field("memory_usage_mb", warning.usage_bytes / MIB);
                 self.option("memory_limit_mb", warning.limit_bytes.map(|bytes| bytes / MIB));
                 self.option("usage_percent", warning.usage_percent);

@@ -1,4 +1,6 @@
 //! Sources watch one thing each. A source knows no other source and no sink.
 
+pub(crate) mod cgroup;
 pub(crate) mod gvisor;
 pub(crate) mod kernel;
+pub(crate) mod watch;

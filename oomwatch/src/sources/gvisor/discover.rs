@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::{FromRead as _, Meminfo};
 use rustix::io::Errno;
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
     sandbox::{self, Details, Host, Reason},
     state,
 };
-use crate::host::{HostError, HostRoot, memory::MemoryHierarchy};
+use crate::host::{HostError, HostRoot, limit, memory::MemoryHierarchy};
 
 /// How long a sentry may lack its memory file or its state file before that counts, nanoseconds: runsc writes the state
 /// some 100 ms after it started the sentry.
@@ -28,8 +27,6 @@ const MAX_ROOTS: usize = 64;
 /// How old the known mounts of the host may be when one process is looked at, nanoseconds: they are read again before
 /// any is believed, and a container can have programs looked at as often as it likes.
 const MOUNTS_AGE_NS: u64 = 500_000_000;
-/// Largest `/proc/meminfo` read, bytes.
-const MAX_MEMINFO: usize = 64 << 10;
 
 /// Why a process is believed to be a sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,9 +205,7 @@ impl Discovery {
     }
 
     fn read_memory(&mut self) {
-        let text = self.root.read_bounded(Path::new("/proc/meminfo"), MAX_MEMINFO).ok();
-        let memory = text.and_then(|text| Meminfo::from_read(text.as_slice()).ok());
-        self.memory_bytes = memory.map(|memory| memory.mem_total).or(self.memory_bytes);
+        self.memory_bytes = limit::host_memory(&self.root).or(self.memory_bytes);
     }
 
     /// By the process itself.

@@ -1,14 +1,12 @@
 //! Which memory limit a sandbox has, and whether anything enforces it. Pure: readings in, [`Limit`] out. Sizes are bytes.
 //!
-//! Formats: `memory.stat` of cgroup v1 (its `hierarchical_memory_limit` is the lowest of all ancestors), `memory.max`
-//! of cgroup2, `linux.resources.memory.limit` of the OCI specification, runsc's `--total-memory`.
+//! Formats: `linux.resources.memory.limit` of the OCI specification, runsc's `--total-memory`; limits of cgroups are read
+//! by `host::limit`.
 
 use serde::Serialize;
 
 use super::{argv::SentryArgs, state::State};
-
-/// From here on a number means no limit: cgroup v1 writes `i64::MAX` rounded down to a page.
-const NO_LIMIT: u64 = 1 << 62;
+use crate::host::limit::NO_LIMIT;
 
 /// Where a limit was read (`limit_source`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -140,32 +138,6 @@ impl Readings<'_> {
         let host_bytes = self.args.total_host_memory_bytes.or(self.host_bytes)?;
         self.args.total_memory_bytes.filter(|bytes| *bytes < host_bytes && self.is_limit(*bytes))
     }
-}
-
-/// `hierarchical_memory_limit` of a `memory.stat` of cgroup v1.
-pub(crate) fn hierarchical_limit(memory_stat: &[u8]) -> Option<u64> {
-    memory_stat.split(|byte| *byte == b'\n').find_map(|line| number(line.strip_prefix(b"hierarchical_memory_limit ")?))
-}
-
-/// A `memory.max` of cgroup2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MemoryMax {
-    /// No limit at this level.
-    Max,
-    /// So many.
-    Bytes(u64),
-}
-
-/// Reads a `memory.max`; `None` where it is none.
-pub(crate) fn memory_max(text: &[u8]) -> Option<MemoryMax> {
-    match text.trim_ascii() {
-        b"max" => Some(MemoryMax::Max),
-        text => number(text).map(MemoryMax::Bytes),
-    }
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

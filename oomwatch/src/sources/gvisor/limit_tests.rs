@@ -6,9 +6,6 @@ use crate::sources::gvisor::argv::Arguments;
 const GIB: u64 = 1 << 30;
 const HOST: Option<u64> = Some(24 * GIB);
 
-/// `memory.stat` of a sandbox on Linux 6.18, cgroup v1: 128 MiB of its own, nothing above.
-const STAT_V1: &[u8] = include_bytes!("../../../../tests/fixtures/gvisor/memory.stat-v1");
-
 fn args(own: &str) -> SentryArgs {
     let line = format!("runsc-sandbox\0boot\0--bundle=/b\0{own}s\0");
     match Arguments::parse(line.as_bytes()) {
@@ -147,23 +144,4 @@ fn containers_of_a_pod_add_up_where_each_has_a_limit() {
     assert_eq!(pod(&["1073741824", "-1"]), None);
     assert_eq!(pod(&["20000000000", "20000000000"]), None, "more than the host has");
     assert_eq!(pod(&[]), None);
-}
-
-#[test]
-fn the_lowest_limit_of_cgroup_v1_is_in_its_memory_stat() {
-    assert_eq!(hierarchical_limit(STAT_V1), Some(134_217_728));
-    assert_eq!(hierarchical_limit(b"hierarchical_memory_limit 9223372036854771712\n"), Some(9_223_372_036_854_771_712));
-    for text in [&b""[..], b"hierarchical_memory_limit\n", b"hierarchical_memory_limit -1\n", b"cache 1\n", b"\xff\n"] {
-        assert_eq!(hierarchical_limit(text), None);
-    }
-    assert_eq!(hierarchical_limit(b"hierarchical_memsw_limit 5\n"), None);
-}
-
-#[test]
-fn memory_max_of_cgroup2() {
-    assert_eq!(memory_max(b"max\n"), Some(MemoryMax::Max));
-    assert_eq!(memory_max(b"134217728\n"), Some(MemoryMax::Bytes(134_217_728)));
-    for text in [&b""[..], b"-1\n", b"maximum\n", b"1 2\n", b"\xff"] {
-        assert_eq!(memory_max(text), None);
-    }
 }

@@ -1,7 +1,7 @@
 //! The source that watches gVisor sandboxes: finds them by themselves, measures them, warns before their limit.
 //!
 //! `argv`, `state` and `limit` read what runsc says, `discover` and `sandbox` find and check, `memory` measures,
-//! `watch` decides what a series of measurements means and when the next is due, `watcher` holds all sandboxes.
+//! `sources::watch` decides what a series of measurements means and when the next is due, `watcher` holds all sandboxes.
 
 pub(crate) mod argv;
 pub(crate) mod discover;
@@ -13,7 +13,6 @@ pub(crate) mod process;
 mod rpc;
 pub(crate) mod sandbox;
 pub(crate) mod state;
-pub(crate) mod watch;
 mod watcher;
 
 use std::{io, os::fd::OwnedFd, time::Duration};
@@ -100,7 +99,7 @@ async fn answer(question: Question) -> MemoryCrossed {
     match rpc::usage(address).await {
         Ok(breakdown) => MemoryCrossed { breakdown: Some(breakdown), ..crossed },
         Err(error) => {
-            tracing::debug!(%error, pid = crossed.key.pid, "a sentry did not say what its memory is");
+            tracing::debug!(%error, pid = crossed.key.pid(), "a sentry did not say what its memory is");
             crossed
         }
     }

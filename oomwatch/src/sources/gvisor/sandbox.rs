@@ -1,6 +1,6 @@
 //! What is known of one sandbox beyond its sentry: containers, gofers, cgroup, limit. Looked up again now and then, for
-//! containers join a pod and limits change. Reads runsc's state files, the bundle's `config.json`, `/proc/<pid>/cgroup`,
-//! and `memory.stat` (cgroup v1) or `memory.max` (cgroup2).
+//! containers join a pod and limits change. Reads runsc's state files, the bundle's `config.json`, `/proc/<pid>/cgroup`, and
+//! limits of cgroups.
 
 use std::{os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -8,7 +8,7 @@ use rustix::{fs::OFlags, io::Errno};
 
 use super::{
     argv::{Arguments, SentryArgs},
-    limit::{self, CgroupReading, Limit, MemoryMax, Readings},
+    limit::{CgroupReading, Limit, Readings},
     process::{Process, ProcessId, Processes},
     state::{self, BundleLimit, State, StateCgroup, StateError},
 };
@@ -22,8 +22,6 @@ use crate::{
 pub(super) const MAX_NAMES: usize = 16_384;
 /// Containers of one sandbox; Kubernetes sets no limit, pods have below ten.
 const MAX_CONTAINERS: usize = 256;
-/// Largest `memory.stat` or `memory.max` read, bytes.
-const MAX_CGROUP_FILE: usize = 64 << 10;
 /// Users whose sentries' files are read: root, and nobody, as whom runsc of root starts it. Another user could lead the
 /// agent into a file system of his own that never answers.
 const TRUSTED_UIDS: [u32; 2] = [0, 65_534];
@@ -240,34 +238,11 @@ impl Host<'_> {
         else {
             return CgroupReading::NotOwn;
         };
-        let limit = if hierarchy.version == 1 {
-            self.cgroup_file(hierarchy, &membership.path, "memory.stat")
-                .and_then(|text| limit::hierarchical_limit(&text))
-                .map(Some)
-        } else {
-            self.lowest_max(hierarchy, &membership.path)
-        };
+        let limit = hierarchy.lowest_limit(self.root, &membership.path, None);
         limit.map_or(CgroupReading::Unreadable, |limit_bytes| CgroupReading::Read {
             limit_bytes,
             made_by_runsc: membership.made_by_runsc,
         })
-    }
-
-    /// The lowest `memory.max` of a cgroup and its ancestors; the root has none. `None` where one cannot be read.
-    #[expect(clippy::option_option, reason = "no limit and no answer are two things")]
-    fn lowest_max(&self, hierarchy: &MemoryHierarchy, path: &CgroupPath) -> Option<Option<u64>> {
-        let mut lowest = None;
-        for depth in 1..=path.depth() {
-            let text = self.cgroup_file(hierarchy, &path.ancestor(depth)?, "memory.max")?;
-            if let MemoryMax::Bytes(bytes) = limit::memory_max(&text)? {
-                lowest = Some(lowest.map_or(bytes, |lowest: u64| lowest.min(bytes)));
-            }
-        }
-        Some(lowest)
-    }
-
-    fn cgroup_file(&self, hierarchy: &MemoryHierarchy, path: &CgroupPath, name: &str) -> Option<Vec<u8>> {
-        self.root.read_bounded(&hierarchy.folder(path).join(name), MAX_CGROUP_FILE).ok()
     }
 }
 

@@ -16,7 +16,6 @@ use super::{
     process::ProcessId,
     rpc::Address,
     sandbox::Reason,
-    watch::{self, Budget, Crossing, Due, Kind, Line, Reading, Settings, Watch},
 };
 use crate::{
     clock,
@@ -24,6 +23,7 @@ use crate::{
     observation::{
         self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
     },
+    sources::watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
     workload::{Engine, Runtime, Workload},
 };
 
@@ -318,12 +318,8 @@ fn crossed(
 ) -> MemoryCrossed {
     MemoryCrossed {
         boot_ns: crossing.reading.boot_ns,
-        key: observed(id),
-        line: match crossing.kind {
-            Kind::Rose(Line::NearLimit) => MemoryLine::Near,
-            Kind::Rose(Line::OverLimit) => MemoryLine::Over,
-            Kind::Recovered => MemoryLine::Recovered,
-        },
+        key: WorkloadKey::Sandbox(observed(id)),
+        line: crossing.kind.into(),
         usage_bytes: crossing.reading.usage_bytes,
         limit: in_force.map(limit),
         threshold_percent,

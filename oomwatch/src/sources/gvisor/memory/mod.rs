@@ -8,14 +8,13 @@
 //!
 //! No descriptor is kept from one reading to the next: one of a memory file would keep a dead sandbox's memory alive.
 
-mod cgroup;
 mod memfd;
 mod overhead;
 mod process;
 
-pub(crate) use cgroup::CgroupFiles;
 pub(crate) use process::ProcessKey;
 
+pub(crate) use crate::host::charge::CgroupFiles;
 use crate::host::{HostError, HostRoot};
 use memfd::MemoryFiles;
 

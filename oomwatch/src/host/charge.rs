@@ -1,6 +1,7 @@
 //! Charge of a memory cgroup that the kernel cannot take back before it has to kill.
 //!
-//! Reads `memory.usage_in_bytes` and `memory.stat` (cgroup v1) or `memory.current` and `memory.stat` (cgroup2).
+//! Reads `memory.usage_in_bytes`, `memory.max_usage_in_bytes` and `memory.stat` (cgroup v1) or `memory.current`,
+//! `memory.peak` (Linux 5.19) and `memory.stat` (cgroup2).
 //!
 //! - Pages of files on the LRU lists are taken back, dirty ones after they are written, so they do not count. Those
 //!   locked in memory are on the unevictable list and do. tmpfs and memfd pages are on the lists of anonymous memory
@@ -11,48 +12,92 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::{HostError, HostRoot};
+use super::{HostError, HostRoot};
 
 /// Largest file read, bytes; `memory.stat` has 2 to 4 KiB.
 const MAX_FILE: usize = 1 << 16;
 
 /// Files of one memory cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CgroupFiles {
+pub struct CgroupFiles {
     usage: PathBuf,
     stat: PathBuf,
+    peak: PathBuf,
     names: &'static Names,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Names {
     usage: &'static str,
+    /// The highest `usage` ever.
+    peak: &'static str,
     /// Keys of `memory.stat` for what can be taken back. v1's without `total_` leave out the descendants.
     reclaimable: &'static [&'static str],
     /// The same, where this kernel has it.
     optional: &'static [&'static str],
 }
 
-static V1: Names =
-    Names { usage: "memory.usage_in_bytes", reclaimable: &["total_active_file", "total_inactive_file"], optional: &[] };
-static V2: Names =
-    Names { usage: "memory.current", reclaimable: &["active_file", "inactive_file"], optional: &["slab_reclaimable"] };
+static V1: Names = Names {
+    usage: "memory.usage_in_bytes",
+    peak: "memory.max_usage_in_bytes",
+    reclaimable: &["total_active_file", "total_inactive_file"],
+    optional: &[],
+};
+static V2: Names = Names {
+    usage: "memory.current",
+    peak: "memory.peak",
+    reclaimable: &["active_file", "inactive_file"],
+    optional: &["slab_reclaimable"],
+};
 
 impl CgroupFiles {
     /// Of the cgroup whose folder on the host this is; `version` 1 or 2.
-    pub(crate) fn new(folder: &Path, version: u8) -> Self {
+    pub fn new(folder: &Path, version: u8) -> Self {
         let names = if version == 1 { &V1 } else { &V2 };
-        Self { usage: folder.join(names.usage), stat: folder.join("memory.stat"), names }
+        Self { usage: folder.join(names.usage), stat: folder.join("memory.stat"), peak: folder.join(names.peak), names }
     }
 
     /// Charge without what can be taken back, bytes.
-    pub(crate) fn charge(&self, root: &HostRoot) -> Result<u64, HostError> {
+    ///
+    /// # Errors
+    /// The cgroup is gone, or a file of it is not as it should be.
+    pub fn charge(&self, root: &HostRoot) -> Result<u64, HostError> {
+        self.read(root).map(|charge| charge.held_bytes())
+    }
+
+    /// The charge, and what of it can be taken back.
+    ///
+    /// # Errors
+    /// The cgroup is gone, or a file of it is not as it should be.
+    pub fn read(&self, root: &HostRoot) -> Result<Charge, HostError> {
         let usage = root.read_bounded(&self.usage, MAX_FILE)?;
         let usage = number(usage.trim_ascii()).ok_or_else(|| HostError::format(&self.usage, "not a number"))?;
         let stat = root.read_bounded(&self.stat, MAX_FILE)?;
-        let reclaimable = self.names.reclaimable(&stat).map_err(|key| HostError::format(&self.stat, key))?;
-        // The two files are not of the same instant.
-        Ok(usage.saturating_sub(reclaimable))
+        let reclaimable_bytes = self.names.reclaimable(&stat).map_err(|key| HostError::format(&self.stat, key))?;
+        Ok(Charge { usage_bytes: usage, reclaimable_bytes, stat })
+    }
+
+    /// The highest charge ever, bytes, with what could have been taken back; `None` where the kernel does not tell.
+    pub fn highest_charge(&self, root: &HostRoot) -> Option<u64> {
+        number(root.read_bounded(&self.peak, MAX_FILE).ok()?.trim_ascii())
+    }
+}
+
+/// What a memory cgroup is charged with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// All of it.
+    pub usage_bytes: u64,
+    /// What the kernel can take back before it has to kill.
+    pub reclaimable_bytes: u64,
+    /// The `memory.stat` that it was read from.
+    pub stat: Vec<u8>,
+}
+
+impl Charge {
+    /// Without what can be taken back. The files are not of the same instant, so that may be more than all.
+    pub fn held_bytes(&self) -> u64 {
+        self.usage_bytes.saturating_sub(self.reclaimable_bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Readings of one sandbox's memory in; crossings of its threshold out, and when to look again.
+//! Readings of one workload's memory in; crossings of its threshold out, and when to look again.
 //!
 //! A crossing is told once: `near_limit` at the threshold, `over_limit` at a limit that nothing enforces, then nothing
 //! until usage stayed below the re-arm line for [`REARM_AFTER`], which is `recovered`.
@@ -16,6 +16,8 @@ pub(crate) use budget::Budget;
 use std::time::Duration;
 
 use growth::Growth;
+
+use crate::observation::MemoryLine;
 
 /// Fastest growth to reckon with before any was seen, bytes per second. Measured: 443 MB/s (20221219, ptrace) and
 /// 1,099 MB/s (20240729, systrap), one process touching new pages as fast as it can.
@@ -46,7 +48,7 @@ pub(crate) struct Limit {
     pub(crate) enforced: bool,
 }
 
-/// One look at a sandbox.
+/// One look at a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// When.
@@ -88,6 +90,16 @@ pub(crate) enum Kind {
     Recovered,
 }
 
+impl From<Kind> for MemoryLine {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Rose(Line::NearLimit) => Self::Near,
+            Kind::Rose(Line::OverLimit) => Self::Over,
+            Kind::Recovered => Self::Recovered,
+        }
+    }
+}
+
 /// When to look again, nanoseconds since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
@@ -97,7 +109,7 @@ pub(crate) struct Due {
     pub(crate) latest_ns: u64,
 }
 
-/// One sandbox' memory over time.
+/// One workload's memory over time.
 #[derive(Debug)]
 pub(crate) struct Watch {
     settings: Settings,

@@ -1,0 +1,303 @@
+//! All cgroups under measurement: looks at each when it is due, so many in one turn.
+//! Blocking, but each turn is short: a look takes some 40 us.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{Candidate, Change, peak::Peak};
+use crate::{
+    cgroup_path::CgroupPath,
+    clock,
+    host::{
+        HostError, HostRoot,
+        charge::{CgroupFiles, Charge},
+        limit::host_memory,
+        memory::MemoryHierarchy,
+        pressure,
+    },
+    observation::{Measurement, MemcgId, MemoryCrossed, MemoryLimit, Observation, Pressure, WorkloadKey},
+    sources::watch::{Budget, Crossing, Due, Limit, Reading, Settings, Watch},
+};
+
+/// How often a cgroup is measured where no warning is wanted, and how often one without a limit is looked at for one.
+pub(super) const SLOW_NS: u64 = 10_000_000_000;
+/// How often limit, peak and pressure are read where warnings are wanted: they change seldom, and cost as much again.
+const LOOK_AGAIN_NS: u64 = 5_000_000_000;
+/// Looks at a new cgroup before it is at the usual pace: its limit is written after it is made, and a gVisor sandbox
+/// needs some time to be known as one.
+const FIRST_LOOKS_NS: [u64; 3] = [200_000_000, 1_000_000_000, 3_000_000_000];
+/// Cgroups looked at in one turn, so that nothing else waits longer than some 2 ms.
+const LOOKS_A_TURN: usize = 50;
+/// Cgroups under measurement; a host with more leaves out the others.
+const MAX_CGROUPS: usize = 16_384;
+/// How memory is measured here.
+const ESTIMATOR: &str = "cgroup";
+const LIMIT_SOURCE: &str = "cgroup";
+
+/// What the user wants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Warn of these workloads too.
+    pub(crate) warn: bool,
+    /// When to warn and how often to look.
+    pub(crate) settings: Settings,
+}
+
+/// One cgroup.
+struct Watched {
+    path: CgroupPath,
+    is_container: bool,
+    files: CgroupFiles,
+    watch: Watch,
+    peak: Peak,
+    /// The lowest up to the root, less than the host has.
+    limit_bytes: Option<u64>,
+    pressure: Option<Pressure>,
+    /// Looks so far, at most as many as there are first ones.
+    looks: usize,
+    look_again_ns: u64,
+    /// It is measured: a container, or one with a limit of its own.
+    wanted: bool,
+    due_ns: u64,
+}
+
+/// All cgroups.
+pub(super) struct Watcher {
+    root: HostRoot,
+    hierarchy: MemoryHierarchy,
+    host_bytes: Option<u64>,
+    wanted: Wanted,
+    watched: HashMap<MemcgId, Watched>,
+    due: BTreeSet<(u64, MemcgId)>,
+    budget: Budget,
+    out: Vec<Observation>,
+    /// Of this turn.
+    measured: Vec<Measurement>,
+}
+
+impl Watcher {
+    pub(super) fn new(root: HostRoot, hierarchy: MemoryHierarchy, wanted: Wanted) -> Self {
+        Self {
+            host_bytes: host_memory(&root),
+            root,
+            hierarchy,
+            wanted,
+            watched: HashMap::new(),
+            due: BTreeSet::new(),
+            budget: Budget::new(clock::boot_ns()),
+            out: Vec::new(),
+            measured: Vec::new(),
+        }
+    }
+
+    /// What was seen since the last call.
+    pub(super) fn take_observations(&mut self) -> Vec<Observation> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Which cgroups there are has changed.
+    pub(super) fn change(&mut self, change: Change, now_ns: u64) {
+        match change {
+            Change::Measure(candidate) => self.add(candidate, now_ns),
+            Change::Leave(memcg) => self.forget(memcg),
+        }
+    }
+
+    fn add(&mut self, candidate: Candidate, now_ns: u64) {
+        if let Some(known) = self.watched.get_mut(&candidate.memcg) {
+            known.is_container |= candidate.is_container;
+            return;
+        }
+        if self.watched.len() >= MAX_CGROUPS {
+            tracing::debug!(path = ?candidate.path, "too many cgroups: one is not measured");
+            return;
+        }
+        let due_ns = now_ns.saturating_add(FIRST_LOOKS_NS[0]);
+        let watched = Watched {
+            files: CgroupFiles::new(&self.hierarchy.folder(&candidate.path), self.hierarchy.version),
+            path: candidate.path,
+            is_container: candidate.is_container,
+            watch: Watch::new(self.wanted.settings),
+            peak: Peak::default(),
+            limit_bytes: None,
+            pressure: None,
+            looks: 0,
+            look_again_ns: 0,
+            wanted: false,
+            due_ns,
+        };
+        self.watched.insert(candidate.memcg, watched);
+        self.due.insert((due_ns, candidate.memcg));
+    }
+
+    fn forget(&mut self, memcg: MemcgId) {
+        if let Some(watched) = self.watched.remove(&memcg) {
+            self.due.remove(&(watched.due_ns, memcg));
+        }
+    }
+
+    /// Looks at what is due, at a bounded number of cgroups.
+    pub(super) fn turn(&mut self, now_ns: u64) {
+        for _ in 0..LOOKS_A_TURN {
+            let Some(&(due_ns, memcg)) = self.due.first().filter(|(due_ns, _)| *due_ns <= now_ns) else { break };
+            self.due.remove(&(due_ns, memcg));
+            match self.look(memcg) {
+                Some(next_ns) => self.schedule(memcg, next_ns),
+                None => self.gone(memcg),
+            }
+        }
+        if !self.measured.is_empty() {
+            self.out.push(Observation::Measured(std::mem::take(&mut self.measured)));
+        }
+    }
+
+    /// When [`Self::turn`] is next due.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.due.first().map(|(due_ns, _)| *due_ns)
+    }
+
+    fn schedule(&mut self, memcg: MemcgId, due_ns: u64) {
+        if let Some(watched) = self.watched.get_mut(&memcg) {
+            watched.due_ns = due_ns;
+            self.due.insert((due_ns, memcg));
+        }
+    }
+
+    fn gone(&mut self, memcg: MemcgId) {
+        if self.watched.remove(&memcg).is_some_and(|watched| watched.wanted) {
+            self.out.push(Observation::MeasuredGone(memcg));
+        }
+    }
+
+    /// Looks at one cgroup; when to look again, `None` where it is gone.
+    fn look(&mut self, memcg: MemcgId) -> Option<u64> {
+        let now_ns = clock::boot_ns();
+        let watched = self.watched.get_mut(&memcg)?;
+        let due = watched.due(self.wanted.warn);
+        let admitted_ns = self.budget.admit(now_ns, due);
+        if self.wanted.warn && admitted_ns > now_ns {
+            return Some(admitted_ns);
+        }
+        let host = Host { root: &self.root, hierarchy: &self.hierarchy, memory_bytes: self.host_bytes };
+        match watched.read(&host, now_ns) {
+            Ok(Some(held_bytes)) => {
+                let crossing = watched.watch.observe(watched.reading(now_ns, held_bytes));
+                self.measured.push(watched.measurement(memcg, now_ns, held_bytes));
+                if let Some(crossing) = crossing.filter(|_| self.wanted.warn) {
+                    let threshold_percent = self.wanted.settings.threshold_percent;
+                    let crossed = crossed(memcg, &crossing, watched.limit(), threshold_percent);
+                    self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
+                }
+                let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
+                self.budget.spend(now_ns, due, cost);
+            }
+            Ok(None) => {}
+            Err(HostError::Gone { .. }) => return None,
+            Err(error) => {
+                tracing::debug!(%error, "a cgroup cannot be measured");
+                watched.watch.skip(now_ns);
+            }
+        }
+        Some(watched.next(self.wanted.warn, now_ns))
+    }
+}
+
+/// Where to look.
+#[derive(Clone, Copy)]
+struct Host<'a> {
+    root: &'a HostRoot,
+    hierarchy: &'a MemoryHierarchy,
+    /// Memory of the host; `None` where not known.
+    memory_bytes: Option<u64>,
+}
+
+impl Watched {
+    /// Memory held now; `None` where the cgroup is not one to be measured.
+    fn read(&mut self, host: &Host<'_>, now_ns: u64) -> Result<Option<u64>, HostError> {
+        let looks_again = self.look_again_ns <= now_ns;
+        if looks_again {
+            self.look_again_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+            let own = if self.is_container { None } else { host.hierarchy.own_limit(host.root, &self.path)? };
+            self.wanted = self.is_container || own.is_some_and(|limit| limit.is_some());
+        }
+        if !self.wanted {
+            return Ok(None);
+        }
+        let charge = self.files.read(host.root)?;
+        if looks_again {
+            self.read_rest(host, &charge);
+        } else {
+            self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, None);
+        }
+        Ok(Some(charge.held_bytes()))
+    }
+
+    fn read_rest(&mut self, host: &Host<'_>, charge: &Charge) {
+        let lowest = host.hierarchy.lowest_limit(host.root, &self.path, Some(&charge.stat));
+        // One that cannot be read now is what it was.
+        if let Some(lowest) = lowest {
+            self.limit_bytes = lowest.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
+        }
+        let mark = self.files.highest_charge(host.root);
+        self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, mark);
+        if host.hierarchy.version == 2 {
+            self.pressure = pressure::of_cgroup(host.root, &host.hierarchy.folder(&self.path));
+        }
+    }
+
+    /// When it is to be looked at, so far as a warning needs it.
+    fn due(&self, warn: bool) -> Due {
+        if warn && self.wanted { self.watch.due() } else { Due { wanted_ns: self.due_ns, latest_ns: self.due_ns } }
+    }
+
+    /// When to look again after a look now.
+    fn next(&mut self, warn: bool, now_ns: u64) -> u64 {
+        self.looks = (self.looks + 1).min(FIRST_LOOKS_NS.len());
+        let usual_ns = FIRST_LOOKS_NS.get(self.looks).copied().unwrap_or(SLOW_NS);
+        if self.looks < FIRST_LOOKS_NS.len() {
+            self.look_again_ns = now_ns;
+        }
+        if warn && self.wanted { self.watch.due().wanted_ns } else { now_ns.saturating_add(usual_ns) }
+    }
+
+    fn limit(&self) -> Option<MemoryLimit> {
+        self.limit_bytes.map(|bytes| MemoryLimit { bytes, source: LIMIT_SOURCE, enforced: true })
+    }
+
+    fn reading(&self, boot_ns: u64, usage_bytes: u64) -> Reading {
+        let limit = self.limit_bytes.map(|bytes| Limit { bytes, enforced: true });
+        Reading { boot_ns, usage_bytes, limit }
+    }
+
+    fn measurement(&self, memcg: MemcgId, boot_ns: u64, usage_bytes: u64) -> Measurement {
+        let (growth_bytes_per_second, time_to_limit) = self.watch.trend();
+        Measurement {
+            key: WorkloadKey::Cgroup(memcg),
+            boot_ns,
+            usage_bytes,
+            peak_bytes: self.peak.bytes(),
+            limit: self.limit(),
+            estimator: ESTIMATOR,
+            growth_bytes_per_second,
+            time_to_limit,
+            pressure: self.pressure,
+        }
+    }
+}
+
+fn crossed(memcg: MemcgId, crossing: &Crossing, limit: Option<MemoryLimit>, threshold_percent: u8) -> MemoryCrossed {
+    MemoryCrossed {
+        boot_ns: crossing.reading.boot_ns,
+        key: WorkloadKey::Cgroup(memcg),
+        line: crossing.kind.into(),
+        usage_bytes: crossing.reading.usage_bytes,
+        limit,
+        threshold_percent,
+        estimator: ESTIMATOR,
+        growth_bytes_per_second: crossing.growth_bytes_per_second,
+        time_to_limit: crossing.time_to_limit,
+        breakdown: None,
+    }
+}

@@ -29,6 +29,7 @@ pub async fn run(config: Config, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> any
     for sentence in system::missing_privileges() {
         tracing::warn!("{sentence}");
     }
+    system::raise_file_limit();
     let root = HostRoot::new(&config.host_root);
     let hierarchy = MemoryHierarchy::find(&root).context("find the memory cgroups")?;
     let loaded = kernel::load::load(hierarchy.as_ref(), &config.withheld).context("nothing works on this host")?;

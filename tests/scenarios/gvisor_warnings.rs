@@ -34,7 +34,8 @@ fn check_warning(warning: &Event, sandbox: &Sandbox, limit_bytes: u64) {
 fn warned_before_the_kill(runsc: Runsc) {
     let agent = watching();
     let mut steps = ["eat=1", "pause=20"].repeat(160);
-    steps.insert(0, "eat=90");
+    // Far from the threshold with whatever gVisor and the kernel need themselves, which depends on the machine.
+    steps.insert(0, "eat=75");
     let mut sandbox = Plan::hog(runsc, 128, &steps).start();
     let cgroup = sandbox.cgroup();
     sandbox.wait_for(&agent, "workload_started");
@@ -94,8 +95,8 @@ fn one_allocation_that_grew_to_96_percent_is_warned_of_where_the_sum_of_rss_sees
     require!(Agent, Runsc);
     for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
         let agent = watching();
-        let mut steps = vec!["grow=220", "say=grown"];
-        steps.extend(["wait", "grow=1", "say=grown"].repeat(30));
+        let mut steps = vec!["grow=205", "say=grown"];
+        steps.extend(["wait", "grow=1", "say=grown"].repeat(45));
         let mut sandbox = Plan::hog(runsc, 256, &steps).start();
         let cgroup = sandbox.cgroup();
         sandbox.wait_for(&agent, "workload_started");

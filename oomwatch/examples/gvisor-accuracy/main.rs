@@ -21,8 +21,8 @@ mod inside;
 #[path = "../../src/sources/gvisor/memory/mod.rs"]
 mod memory;
 
-use memory::{CgroupFiles, Choice, Estimator, Meter, MeterError, ProcessKey};
-use oomwatch::host::{self, HostError, HostRoot};
+use memory::{Choice, Estimator, Meter, MeterError, ProcessKey};
+use oomwatch::host::{self, HostError, HostRoot, charge::CgroupFiles};
 use serde_json::{Value, json};
 
 /// Versions and platforms looked at; one whose program is not there is named and fails the run.
@@ -190,7 +190,7 @@ fn measure(setup: &Setup) -> Outcome<Row> {
         rss_sum_us: microseconds(5, || usage(&mut by_rss, &root))?,
     };
     sandbox.end()?;
-    match by_files.read(&root, 0) {
+    match by_files.read(&root, 0, None) {
         Err(MeterError::Host(HostError::Gone { .. })) => Ok(row),
         other => Err(format!("a dead sandbox was measured: {other:?}").into()),
     }
@@ -199,7 +199,7 @@ fn measure(setup: &Setup) -> Outcome<Row> {
 /// Time is not what is measured here: the same for all readings, so that a meter surveys its sandbox once only.
 fn usage(meter: &mut Meter, root: &HostRoot) -> Outcome<f64> {
     #[expect(clippy::cast_precision_loss, reason = "printed in MB")]
-    Ok(meter.read(root, 0)?.usage_bytes as f64)
+    Ok(meter.read(root, 0, None)?.usage_bytes as f64)
 }
 
 fn microseconds(times: u32, mut action: impl FnMut() -> Outcome<f64>) -> Outcome<f64> {

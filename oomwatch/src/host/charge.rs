@@ -10,7 +10,12 @@
 //! - Kernel memory counts. cgroup2 tells which of it shrinks under pressure (`slab_reclaimable`: inodes, directory
 //!   entries, buffer heads); v1 does not, and reads high by it: 2.7 % of file cache that was written on ext4.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
 
 use super::{HostError, HostRoot};
 
@@ -80,6 +85,79 @@ impl CgroupFiles {
     /// The highest charge ever, bytes, with what could have been taken back; `None` where the kernel does not tell.
     pub fn highest_charge(&self, root: &HostRoot) -> Option<u64> {
         number(root.read_bounded(&self.peak, MAX_FILE).ok()?.trim_ascii())
+    }
+}
+
+/// How long the part that can be taken back is believed while the charge hardly moves, nanoseconds.
+const EXACT_EVERY_NS: u64 = 5_000_000_000;
+/// A charge that moved less than this hardly moved, bytes.
+const HARDLY: u64 = 1 << 20;
+
+/// Reads the charge of one cgroup again and again: most look at one number only, by a descriptor that is kept (which
+/// keeps neither the cgroup nor its memory). What can be taken back is read again once the charge moved by 1 MiB, after
+/// 5 seconds, and always where the charge with it comes near to where it matters: there the kernel takes files back to
+/// make room, and the sum stands still while what is held grows.
+#[derive(Debug)]
+pub struct Gauge {
+    files: CgroupFiles,
+    usage: Option<OwnedFd>,
+    last: Option<Last>,
+}
+
+/// The last look at everything.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    boot_ns: u64,
+    usage_bytes: u64,
+    reclaimable_bytes: u64,
+}
+
+/// What a look told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Charge without what can be taken back.
+    pub bytes: u64,
+    /// Everything, where all was read.
+    pub exact: Option<Charge>,
+}
+
+impl Gauge {
+    /// Of a cgroup.
+    pub fn new(files: CgroupFiles) -> Self {
+        Self { files, usage: None, last: None }
+    }
+
+    /// Charge without what can be taken back. `near_bytes` is where it matters.
+    ///
+    /// # Errors
+    /// The cgroup is gone, or a file of it is not as it should be.
+    pub fn read(&mut self, root: &HostRoot, boot_ns: u64, near_bytes: Option<u64>) -> Result<Held, HostError> {
+        if let Some(last) = self.last
+            && boot_ns.saturating_sub(last.boot_ns) < EXACT_EVERY_NS
+        {
+            let usage_bytes = self.usage(root)?;
+            let is_near = near_bytes.is_some_and(|near| usage_bytes >= near);
+            if !is_near && usage_bytes.abs_diff(last.usage_bytes) < HARDLY {
+                return Ok(Held { bytes: usage_bytes.saturating_sub(last.reclaimable_bytes), exact: None });
+            }
+        }
+        let charge = self.files.read(root)?;
+        let Charge { usage_bytes, reclaimable_bytes, .. } = charge;
+        self.last = Some(Last { boot_ns, usage_bytes, reclaimable_bytes });
+        Ok(Held { bytes: charge.held_bytes(), exact: Some(charge) })
+    }
+
+    fn usage(&mut self, root: &HostRoot) -> Result<u64, HostError> {
+        let path = &self.files.usage;
+        let file = match self.usage.take() {
+            Some(file) => file,
+            None => root.open(path, OFlags::RDONLY)?,
+        };
+        let mut text = [0; 24];
+        let length = rustix::io::pread(&file, &mut text, 0).map_err(|errno| HostError::from_io(path, errno.into()))?;
+        self.usage = Some(file);
+        let text = text.get(..length).unwrap_or_default();
+        number(text.trim_ascii()).ok_or_else(|| HostError::format(path, "not a number"))
     }
 }
 
@@ -181,5 +259,58 @@ mod tests {
     fn a_cgroup_that_is_gone_is_gone() {
         let files = CgroupFiles::new(Path::new("/no/such/group"), 2);
         assert!(matches!(files.charge(&HostRoot::default()), Err(HostError::Gone { .. })));
+    }
+
+    /// A cgroup whose files the test writes.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new() -> (Self, Gauge, HostRoot) {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("group")).unwrap();
+            let root = HostRoot::new(folder.path());
+            (Self(folder), Gauge::new(CgroupFiles::new(Path::new("/group"), 2)), root)
+        }
+
+        fn write(&self, usage: u64, file: u64) {
+            fs::write(self.0.path().join("group/memory.current"), format!("{usage}\n")).unwrap();
+            fs::write(self.0.path().join("group/memory.stat"), format!("active_file {file}\ninactive_file 0\n"))
+                .unwrap();
+        }
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_charge_that_hardly_moves_is_read_by_one_number() {
+        let (files, mut gauge, root) = Files::new();
+        files.write(50 * MIB, 10 * MIB);
+        let mut held = |boot_ns| gauge.read(&root, boot_ns, Some(90 * MIB)).unwrap();
+        assert_eq!((held(0).bytes, held(0).exact.is_some()), (40 * MIB, false), "the first look told all");
+        files.write(50 * MIB + 4096, 9 * MIB);
+        assert_eq!(held(1), Held { bytes: 40 * MIB + 4096, exact: None });
+        let late = held(EXACT_EVERY_NS);
+        assert_eq!((late.bytes, late.exact.is_some()), (41 * MIB + 4096, true));
+        files.write(52 * MIB, 9 * MIB);
+        assert_eq!(held(EXACT_EVERY_NS + 1).bytes, 43 * MIB, "it moved");
+    }
+
+    #[test]
+    fn where_it_matters_every_look_is_exact() {
+        let (files, mut gauge, root) = Files::new();
+        files.write(100 * MIB, 60 * MIB);
+        assert_eq!(gauge.read(&root, 0, Some(95 * MIB)).unwrap().bytes, 40 * MIB);
+        // The kernel takes files back: the sum stands still.
+        files.write(100 * MIB, 2 * MIB);
+        assert_eq!(gauge.read(&root, 1, Some(95 * MIB)).unwrap().bytes, 98 * MIB);
+    }
+
+    #[test]
+    fn a_cgroup_that_goes_is_gone_for_the_gauge_too() {
+        let (files, mut gauge, root) = Files::new();
+        files.write(MIB, 0);
+        assert!(gauge.read(&root, 0, None).is_ok());
+        drop(files);
+        assert!(matches!(gauge.read(&root, 1, None), Err(HostError::Gone { .. })));
     }
 }

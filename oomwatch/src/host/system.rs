@@ -76,3 +76,12 @@ pub fn missing_privileges() -> Vec<String> {
         })
         .collect()
 }
+
+/// Descriptors are kept of the cgroups under measurement; the usual limit of 1,024 is for programs that use `select`.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "cannot raise RLIMIT_NOFILE");
+    }
+}

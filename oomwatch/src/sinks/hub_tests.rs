@@ -10,7 +10,7 @@ use crate::event::{AgentStopped, Body, Confidence, SCHEMA, Severity, Source};
 
 fn event(seq: u64) -> Event {
     let stopped = AgentStopped {
-        version: "0",
+        version: "0".into(),
         tier: String::new(),
         kernel: String::new(),
         cgroup_version: None,
@@ -78,7 +78,9 @@ impl Sink for Room {
 fn a_full_sink_costs_the_others_nothing() {
     let (full, free) = (Room::with(1), Room::with(9));
     let mut sinks = Sinks::new(vec![Box::new(full.clone()), Box::new(free.clone())]);
-    (1..=4).for_each(|seq| sinks.deliver(event(seq)));
+    for seq in 1..=4 {
+        sinks.deliver(event(seq));
+    }
     assert_eq!(full.taken(), [1]);
     assert_eq!(free.taken(), [1, 2, 3, 4]);
     assert_eq!(sinks.settled(), Some(4), "nobody waits for a full one");
@@ -114,7 +116,9 @@ fn a_sink_that_stays_full_is_told_of_now_and_then() {
 fn a_worker_delivers_everything_before_it_ends_and_counts_what_it_could_not() {
     let (sender, receiver) = channel();
     let mut worker = Worker::start("test", 64, move |batch| {
-        batch.iter().for_each(|delivery| sender.send(delivery.event.seq).unwrap());
+        for delivery in batch {
+            sender.send(delivery.event.seq).unwrap();
+        }
         batch.iter().filter(|delivery| delivery.event.seq == 3).count() as u64
     })
     .unwrap();

@@ -2,7 +2,7 @@
 //! (its arguments, threads, children and memory file), and cgroups with one process that sleeps.
 
 use std::{
-    env,
+    env, fs,
     io::{self, Read as _, Write as _},
     os::unix::{fs::symlink, process::CommandExt as _},
     path::Path,
@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::{MemfdFlags, memfd_create};
+use tempfile::TempDir;
 
 use crate::{
     cgroup::{Cgroup, Hierarchy},
@@ -37,7 +38,7 @@ pub(crate) fn is_sentry() -> bool {
 /// Is one until its standard input ends.
 pub(crate) fn be_sentry() -> anyhow::Result<()> {
     let memory = memfd_create("runsc-memory", MemfdFlags::CLOEXEC).context("make a memory file")?;
-    let mut memory = std::fs::File::from(memory);
+    let mut memory = fs::File::from(memory);
     memory.write_all(&vec![1; MEMORY_BYTES]).context("fill the memory file")?;
     for _ in 1..THREADS {
         thread::spawn(|| {
@@ -58,6 +59,8 @@ pub(crate) fn be_sentry() -> anyhow::Result<()> {
 pub(super) struct Host {
     pub(super) sandboxes: Vec<Workload>,
     pub(super) containers: Vec<Workload>,
+    /// Bundles of the sandboxes.
+    _folder: TempDir,
 }
 
 /// One of them.
@@ -77,7 +80,7 @@ impl Host {
         let program = folder.path().join("exe");
         symlink(env::current_exe().context("find this program")?, &program).context("link this program")?;
         let sandboxes = (0..each).map(|_| Workload::sandbox(hierarchy, &program)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { sandboxes, containers })
+        Ok(Self { sandboxes, containers, _folder: folder })
     }
 }
 
@@ -89,6 +92,11 @@ impl Workload {
 
     fn sandbox(hierarchy: &Hierarchy, program: &Path) -> anyhow::Result<Self> {
         let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
+        let bundle = program.with_file_name(cgroup.name());
+        fs::create_dir(&bundle).context("make a bundle")?;
+        let config =
+            serde_json::json!({"ociVersion": "1.0.2", "linux": {"cgroupsPath": format!("/{}", cgroup.name())}});
+        fs::write(bundle.join("config.json"), config.to_string()).context("write a bundle")?;
         // A shell moves itself into the cgroup, so that memory is charged there from the first page on.
         let mut command = Command::new("bash");
         command
@@ -141,7 +149,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // A sentry ends its children and then itself; all others are killed.
-        let is_sentry = std::fs::read(Path::new("/proc").join(self.pid().to_string()).join("cmdline"))
+        let is_sentry = fs::read(Path::new("/proc").join(self.pid().to_string()).join("cmdline"))
             .is_ok_and(|line| line.starts_with(SENTRY.as_bytes()));
         drop(self.1.take());
         let killed = if is_sentry { Ok(()) } else { self.0.kill() };

@@ -2,6 +2,7 @@
 //! v2, in QEMU without KVM. The guest is an archive in memory with the agent, the scenarios and the
 //! container runtimes; its first process is `tests/guest/init.rs`.
 
+mod host_only;
 mod initramfs;
 mod kernel;
 mod qemu;
@@ -20,24 +21,18 @@ use self::{
 use crate::{
     compile::{self, Scenario},
     process::say,
+    runsc,
     setup::{self, Part, tool},
 };
 
-/// Scenarios that stay on the host, and why.
-const HOST_ONLY: &[(&str, &str)] = &[
-    ("docker", "dockerd wants kernel modules and a disk"),
-    ("gvisor_discovery", NO_RUNSC),
-    ("gvisor_docker", NO_RUNSC),
-    ("gvisor_kills", NO_RUNSC),
-    ("gvisor_lines", NO_RUNSC),
-    ("gvisor_warnings", NO_RUNSC),
-    ("library", NO_EXAMPLES),
-];
-const NO_EXAMPLES: &str = "the examples stay on the host";
-const NO_RUNSC: &str = "runsc in the guest comes with the matrix";
-
 /// Programs the scenarios call, at the same place in the guest.
 const PROGRAMS: [&str; 2] = ["runc", "crun"];
+
+/// Folder of runsc in the guest, as `tests/guest/init.rs` tells the scenarios.
+const RUNSC: &str = "/usr/lib/runsc";
+
+/// Versions of runsc in the guest.
+const RUNSC_VERSIONS: [&str; 2] = ["20221219", "20240729"];
 
 /// Boots the kernels of the table that `wanted` names (all if it is empty) and runs the scenarios.
 pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow::Result<()> {
@@ -91,11 +86,15 @@ fn pack(sh: &Shell, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
         let program = tool(name);
         guest.add_program(&program, &program)?;
     }
-    for Scenario { name, binary } in &scenarios {
-        if let Some((_, reason)) = HOST_ONLY.iter().find(|(it, _)| it == name) {
-            say(&format!("{name} does not run in the guest: {reason}"));
-            continue;
-        }
+    for version in RUNSC_VERSIONS {
+        let program = Path::new(version).join("runsc");
+        guest.add_program(&runsc::folder().join(&program), &Path::new(RUNSC).join(&program))?;
+    }
+    let scenarios = host_only::for_the_guest(&scenarios);
+    let list = scratch.join("host-only");
+    host_only::write_list(&scenarios, &list)?;
+    guest.add_file(&list, Path::new("/host-only"));
+    for Scenario { name, binary } in scenarios {
         let stripped = strip(sh, binary, scratch, name)?;
         guest.add_program(&stripped, &Path::new("/tests").join(name))?;
     }

@@ -18,8 +18,8 @@ use crate::process::say;
 /// Longer than the longest run by far; emulation takes about ten times as long as the host.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// Enough for the archive, which stays in memory, and for two containers at their limits.
-const MEMORY: &str = "1024M";
+/// Enough for the archive, which stays in memory, and for two sandboxes at their limits with the kernel's share.
+const MEMORY: &str = "2048M";
 
 /// The last line of the guest's first process when all scenarios passed.
 const SUCCESS: &str = "init: success";

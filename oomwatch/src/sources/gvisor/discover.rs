@@ -19,9 +19,13 @@ use super::{
 };
 use crate::host::{HostError, HostRoot, limit, memory::MemoryHierarchy};
 
-/// How long a sentry may lack its memory file or its state file before that counts, nanoseconds: runsc writes the state
-/// some 100 ms after it started the sentry.
-const SETTLED_NS: u64 = 700_000_000;
+/// How long a sentry may lack its memory file before that counts, nanoseconds: it opens it some 20 ms after its start,
+/// but a second and more after it on a host that has no time for it.
+const OPENED_NS: u64 = 10_000_000_000;
+/// How long a sentry may lack its state file before that counts, nanoseconds: runsc writes it some 100 ms after it
+/// started the sentry, on a host that has no time for it a second and more. Without it the sandbox is named by its
+/// arguments alone.
+const SETTLED_NS: u64 = 3_000_000_000;
 /// Roots of runsc remembered.
 const MAX_ROOTS: usize = 64;
 /// How old the known mounts of the host may be when one process is looked at, nanoseconds: they are read again before
@@ -63,6 +67,13 @@ pub(crate) enum Verdict {
     Refused(Reason),
     /// Something else, or gone.
     Other,
+}
+
+/// When the files of a sandbox last changed: the folder of all state files, and that of its first container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    root: (i64, u64),
+    state: (i64, u64),
 }
 
 /// What one scan found.
@@ -186,6 +197,18 @@ impl Discovery {
         Some(details)
     }
 
+    /// Changes when the state files of its containers may have changed; `None` where there is none.
+    pub(crate) fn stamp(&self, sandbox: &Sandbox) -> Option<Stamp> {
+        let root = usual_form(sandbox.args.root.as_deref().filter(|root| root.is_absolute())?);
+        let state = root.join(state::file_name(&sandbox.args.sandbox_id, &sandbox.args.sandbox_id));
+        Some(Stamp { root: self.changed(&root)?, state: self.changed(&state)? })
+    }
+
+    fn changed(&self, path: &Path) -> Option<(i64, u64)> {
+        let stat = rustix::fs::lstat(self.root.join(path).ok()?).ok()?;
+        Some((stat.st_mtime, stat.st_mtime_nsec))
+    }
+
     /// The sandbox ended.
     pub(crate) fn forget(&mut self, sentry: ProcessId) {
         if self.known.get(&sentry.pid).is_some_and(|known| known.sentry == sentry) {
@@ -250,7 +273,7 @@ impl Discovery {
         let known = self.known.values().find(|known| known.gofers.contains(&gofer));
         Ok(match known {
             Some(known) => Verdict::Known(known.sentry),
-            None if is_young(gofer, now_ns) => Verdict::NotYet(Reason::StateMissing),
+            None if age_ns(gofer, now_ns) < SETTLED_NS => Verdict::NotYet(Reason::StateMissing),
             None => Verdict::Other,
         })
     }
@@ -264,16 +287,18 @@ impl Discovery {
         now_ns: u64,
     ) -> Result<Verdict, Errno> {
         let sentry = process.id()?;
-        let young = is_young(sentry, now_ns);
+        let age_ns = age_ns(sentry, now_ns);
         if !process.has_memory_file()? {
-            return Ok(unless(young, Reason::NoMemoryFile));
+            return Ok(not_yet_if(age_ns < OPENED_NS, Reason::NoMemoryFile));
         }
         let mut details = self.host().look(process, &args, &[])?;
         // Any user of the host can name a process and its memory file so. runsc of root runs its sentries as these users.
         if proof == Proof::HostProgram && details.problems.contains(&Reason::UntrustedUser) {
             return Ok(Verdict::Refused(Reason::UntrustedUser));
         }
-        if young && let Some(reason) = details.problems.iter().find(|reason| may_pass(**reason)) {
+        if age_ns < SETTLED_NS
+            && let Some(reason) = details.problems.iter().find(|reason| may_pass(**reason))
+        {
             return Ok(Verdict::NotYet(*reason));
         }
         self.add_gofers(&args, &mut details);
@@ -322,11 +347,11 @@ impl Scan {
     }
 }
 
-fn is_young(process: ProcessId, now_ns: u64) -> bool {
-    now_ns.saturating_sub(process.start_ns()) < SETTLED_NS
+fn age_ns(process: ProcessId, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(process.start_ns())
 }
 
-fn unless(starting: bool, reason: Reason) -> Verdict {
+fn not_yet_if(starting: bool, reason: Reason) -> Verdict {
     if starting { Verdict::NotYet(reason) } else { Verdict::Refused(reason) }
 }
 

@@ -18,7 +18,10 @@ const TICK_NS: u64 = 10_000_000;
 /// Start of all processes, clock ticks.
 const START: u64 = 1000;
 const YOUNG: u64 = START * TICK_NS + 50_000_000;
+/// An emulated machine's.
+const SLOW: u64 = START * TICK_NS + 2_000_000_000;
 const SETTLED: u64 = START * TICK_NS + SETTLED_NS;
+const OPENED: u64 = START * TICK_NS + OPENED_NS;
 /// On no mount of the host.
 const FOREIGN: &str = "/proc/version";
 const LIMIT: u64 = 128 << 20;
@@ -138,7 +141,7 @@ impl Tree {
 
     /// The one reason why nothing is found.
     fn refused(&self) -> Reason {
-        let scan = self.scan(SETTLED);
+        let scan = self.scan(OPENED);
         assert_eq!((scan.found.len(), scan.skipped.len()), (0, 1), "{scan:?}");
         *scan.skipped.keys().next().unwrap()
     }
@@ -291,8 +294,10 @@ fn a_sentry_without_a_state_is_waited_for_and_then_taken_with_what_its_bundle_sa
     let tree = Tree::new(1);
     tree.sandbox_of(&tree.runsc());
     tree.write("/b/config.json", r#"{"linux":{"cgroupsPath":"/g/s1","resources":{"memory":{"limit":1000000}}}}"#);
-    let young = tree.scan(YOUNG);
-    assert!(young.found.is_empty() && young.starting.contains(&SENTRY), "{young:?}");
+    for now_ns in [YOUNG, SLOW] {
+        let young = tree.scan(now_ns);
+        assert!(young.found.is_empty() && young.starting.contains(&SENTRY), "{young:?}");
+    }
     let details = tree.only().details;
     assert_eq!((details.containers.len(), details.problems), (0, vec![Reason::StateMissing]));
     assert_eq!(details.gofers, [id(GOFER)], "by its root and bundle");
@@ -303,8 +308,10 @@ fn a_sentry_without_a_state_is_waited_for_and_then_taken_with_what_its_bundle_sa
 fn a_sentry_that_has_not_opened_its_memory_file_is_waited_for() {
     let tree = Tree::running(1);
     fs::remove_file(tree.path("/proc/100/fd/7")).unwrap();
-    let verdict = tree.discovery().check(SENTRY, YOUNG).unwrap();
-    assert!(matches!(verdict, Verdict::NotYet(Reason::NoMemoryFile)), "{verdict:?}");
+    for now_ns in [YOUNG, SLOW, SETTLED] {
+        let verdict = tree.discovery().check(SENTRY, now_ns).unwrap();
+        assert!(matches!(verdict, Verdict::NotYet(Reason::NoMemoryFile)), "{verdict:?}");
+    }
 }
 
 #[test]

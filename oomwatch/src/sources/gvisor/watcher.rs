@@ -1,5 +1,5 @@
 //! All sandboxes under watch: finds them, measures each when it is due, looks at their files again now and then.
-//! Blocking, but each call is short: a reading takes some 20 us, a scan of `/proc` some milliseconds.
+//! Blocking, but each call is short: a reading takes 2 to 40 us, a scan of `/proc` some milliseconds.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,16 +10,20 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
-    discover::{Discovery, Sandbox, Verdict},
+    discover::{Discovery, Sandbox, Stamp, Verdict},
     limit::Limit,
-    memory::{CgroupFiles, Choice, Meter, MeterError, ProcessKey},
+    memory::{Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
     rpc::Address,
     sandbox::Reason,
 };
 use crate::{
     clock,
-    host::{HostError, HostRoot, memory::MemoryHierarchy},
+    host::{
+        HostError, HostRoot,
+        charge::{CgroupFiles, Charge},
+        memory::MemoryHierarchy,
+    },
     observation::{
         self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
     },
@@ -27,14 +31,20 @@ use crate::{
     workload::{Engine, Runtime, Workload},
 };
 
-/// How often the files of a sandbox are looked at again: limits change, containers join a pod.
+/// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
-/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms.
+/// How often they are looked at in any case.
+const LOOK_ANYWAY_NS: u64 = 30_000_000_000;
+/// A reading that is due this soon is taken with the others: one turn for many sandboxes.
+const TOGETHER_NS: u64 = 25_000_000;
+/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms. Later looks are rarer.
 const STARTING_NS: u64 = 10_000_000;
-/// How often; then it is left to the next scan.
-const STARTING_LOOKS: u32 = 100;
+/// Looks with the same time between them; the next as many come with [`STARTING_NS`] more.
+const STARTING_STEP: u32 = 25;
+/// How often, which takes 9 seconds: an emulated or busy host is slow. Then it is left to the next scan.
+const STARTING_LOOKS: u32 = 200;
 /// How often all processes are looked at, where starts are told by the kernel; a net below that.
-const SCAN_NS: u64 = 10_000_000_000;
+const SCAN_NS: u64 = 30_000_000_000;
 /// The same where they are not told: a sandbox is to be found within a second.
 const SCAN_ALONE_NS: u64 = 800_000_000;
 
@@ -55,7 +65,13 @@ struct Watched {
     meter: Meter,
     watch: Watch,
     limit: Option<Limit>,
+    /// The lowest of its cgroup and the ancestors, as last read.
+    #[expect(clippy::option_option, reason = "not read and none are two things")]
+    cgroup_limit: Option<Option<u64>>,
     look_ns: u64,
+    look_anyway_ns: u64,
+    /// Of its files, as of the last look at them.
+    stamp: Option<Stamp>,
 }
 
 /// A sentry whose end can be waited for.
@@ -73,6 +89,8 @@ pub(super) struct Watcher {
     watched: HashMap<ProcessId, Watched>,
     starting: BTreeMap<u32, (u64, u32)>,
     budget: Budget,
+    /// Less where the user wants shorter intervals.
+    together_ns: u64,
     scan_every_ns: u64,
     scan_ns: u64,
     skipped: BTreeSet<Reason>,
@@ -105,6 +123,7 @@ impl Watcher {
             watched: HashMap::new(),
             starting: BTreeMap::new(),
             budget: Budget::new(clock::boot_ns()),
+            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 20).unwrap_or(0)),
             scan_every_ns: if sees_exec { SCAN_NS } else { SCAN_ALONE_NS },
             scan_ns: 0,
             skipped: BTreeSet::new(),
@@ -196,7 +215,8 @@ impl Watcher {
             match self.discovery.check(pid, now_ns) {
                 Ok(Verdict::Found(sandbox)) => self.found(*sandbox, now_ns),
                 Ok(Verdict::NotYet(_)) if looks < STARTING_LOOKS => {
-                    self.starting.insert(pid, (now_ns.saturating_add(STARTING_NS), looks + 1));
+                    let pause_ns = STARTING_NS.saturating_mul((1 + looks / STARTING_STEP).into());
+                    self.starting.insert(pid, (now_ns.saturating_add(pause_ns), looks + 1));
                 }
                 Ok(Verdict::NotYet(reason) | Verdict::Refused(reason)) => self.note_skipped(reason, 1),
                 Ok(Verdict::Known(sentry)) => tracing::debug!(pid = sentry.pid, "a sandbox began a program"),
@@ -221,7 +241,10 @@ impl Watcher {
             meter: Meter::new(self.wanted.estimator, key(id), files),
             watch: Watch::new(self.wanted.settings),
             limit: sandbox.details.limit,
+            cgroup_limit: None,
             look_ns: now_ns.saturating_add(LOOK_AGAIN_NS),
+            look_anyway_ns: now_ns.saturating_add(LOOK_ANYWAY_NS),
+            stamp: self.discovery.stamp(&sandbox),
             sandbox,
         };
         watched.meter.set_gofers(watched.sandbox.details.gofers.iter().copied().map(key).collect());
@@ -245,7 +268,13 @@ impl Watcher {
     fn look_again(&mut self, id: ProcessId, now_ns: u64) {
         let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= now_ns) else { return };
         watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+        let stamp = self.discovery.stamp(&watched.sandbox);
+        if stamp == watched.stamp && now_ns < watched.look_anyway_ns {
+            return;
+        }
+        watched.look_anyway_ns = now_ns.saturating_add(LOOK_ANYWAY_NS);
         let Some(details) = self.discovery.look(&watched.sandbox) else { return };
+        watched.stamp = stamp;
         watched.limit = details.limit;
         if details != watched.sandbox.details {
             watched.meter.set_gofers(details.gofers.iter().copied().map(key).collect());
@@ -257,10 +286,12 @@ impl Watcher {
     fn measure(&mut self, id: ProcessId, now_ns: u64) {
         let Some(watched) = self.watched.get_mut(&id) else { return };
         let due: Due = watched.watch.due();
-        if self.budget.admit(now_ns, due) > now_ns {
+        let together_ns = if due.wanted_ns == due.latest_ns { self.together_ns } else { 0 };
+        if self.budget.admit(now_ns, due) > now_ns.saturating_add(together_ns) {
             return;
         }
-        let measured = match watched.meter.read(&self.root, now_ns) {
+        let near = watched.watch_limit().map(|limit| watched.watch.threshold_bytes(limit));
+        let measured = match watched.meter.read(&self.root, now_ns, near) {
             Ok(measured) => measured,
             Err(MeterError::Host(HostError::Gone { .. })) => return self.ended(id, now_ns),
             Err(error) => {
@@ -268,7 +299,10 @@ impl Watcher {
                 return watched.watch.skip(now_ns);
             }
         };
-        let limit = watched.limit.map(|limit| watch::Limit { bytes: limit.bytes, enforced: limit.enforced });
+        if let (Some(charge), Some(hierarchy)) = (&measured.charge, &self.hierarchy) {
+            watched.look_at_cgroup_limit(&self.root, hierarchy, charge, now_ns);
+        }
+        let limit = watched.watch_limit();
         let crossing = watched.watch.observe(Reading { boot_ns: now_ns, usage_bytes: measured.usage_bytes, limit });
         let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
         self.budget.spend(now_ns, due, cost);
@@ -293,6 +327,22 @@ impl Watcher {
             } else {
                 self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
             }
+        }
+    }
+}
+
+impl Watched {
+    fn watch_limit(&self) -> Option<watch::Limit> {
+        self.limit.map(|limit| watch::Limit { bytes: limit.bytes, enforced: limit.enforced })
+    }
+
+    /// A limit of the cgroup that changed has everything looked at, for what holds instead is written elsewhere.
+    fn look_at_cgroup_limit(&mut self, root: &HostRoot, hierarchy: &MemoryHierarchy, charge: &Charge, now_ns: u64) {
+        let Some(cgroup) = &self.sandbox.details.cgroup else { return };
+        let Some(lowest) = hierarchy.lowest_limit(root, &cgroup.path, Some(&charge.stat)) else { return };
+        if self.cgroup_limit.replace(lowest).is_some_and(|before| before != lowest) {
+            self.look_ns = now_ns;
+            self.look_anyway_ns = now_ns;
         }
     }
 }

@@ -209,7 +209,8 @@ impl Watch {
         Some(Kind::Recovered)
     }
 
-    fn threshold_bytes(&self, limit: Limit) -> u64 {
+    /// Usage that counts as near this limit.
+    pub(crate) fn threshold_bytes(&self, limit: Limit) -> u64 {
         share(limit.bytes, self.settings.threshold_percent)
     }
 }

@@ -6,7 +6,7 @@
 //! - `rss-sum`: `VmRSS` summed over the sentry's process tree, as the original system did. Known to be wrong, from
 //!   0.13 to 50 times the truth: pages that nobody has mapped are not seen, shared ones are counted again and again.
 //!
-//! No descriptor is kept from one reading to the next: one of a memory file would keep a dead sandbox's memory alive.
+//! No descriptor of a memory file is kept from one reading to the next: it would keep a dead sandbox's memory alive.
 
 mod memfd;
 mod overhead;
@@ -14,8 +14,10 @@ mod process;
 
 pub(crate) use process::ProcessKey;
 
-pub(crate) use crate::host::charge::CgroupFiles;
-use crate::host::{HostError, HostRoot};
+use crate::host::{
+    HostError, HostRoot,
+    charge::{CgroupFiles, Charge, Gauge, Held},
+};
 use memfd::MemoryFiles;
 
 /// How the user wants memory to be measured.
@@ -51,12 +53,14 @@ impl Estimator {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measured {
     /// Memory held.
     pub(crate) usage_bytes: u64,
     /// How it was found out.
     pub(crate) estimator: Estimator,
+    /// The cgroup's charge, where all of it was read.
+    pub(crate) charge: Option<Charge>,
 }
 
 /// Why memory could not be measured.
@@ -75,14 +79,14 @@ pub(crate) enum MeterError {
 pub(crate) struct Meter {
     choice: Choice,
     sentry: ProcessKey,
-    cgroup: Option<CgroupFiles>,
+    cgroup: Option<Gauge>,
     files: MemoryFiles,
 }
 
 impl Meter {
     /// For a sandbox; `cgroup` only where it has one of its own.
     pub(crate) fn new(choice: Choice, sentry: ProcessKey, cgroup: Option<CgroupFiles>) -> Self {
-        Self { choice, sentry, cgroup, files: MemoryFiles::new(sentry) }
+        Self { choice, sentry, cgroup: cgroup.map(Gauge::new), files: MemoryFiles::new(sentry) }
     }
 
     /// The gofers, one per container: they come and go with the containers of a pod.
@@ -90,24 +94,30 @@ impl Meter {
         self.files.set_gofers(gofers);
     }
 
-    /// Measures now; `boot_ns` is the time.
+    /// Measures now; `boot_ns` is the time, `near_bytes` where it matters.
     ///
     /// # Errors
     /// [`HostError::Gone`] when the sentry has ended, else what could not be read.
-    pub(crate) fn read(&mut self, root: &HostRoot, boot_ns: u64) -> Result<Measured, MeterError> {
+    pub(crate) fn read(
+        &mut self,
+        root: &HostRoot,
+        boot_ns: u64,
+        near_bytes: Option<u64>,
+    ) -> Result<Measured, MeterError> {
         let estimator = self.estimator();
-        let measured = match (estimator, &self.cgroup) {
+        let held = |bytes| Held { bytes, exact: None };
+        let measured = match (estimator, &mut self.cgroup) {
             (Estimator::Cgroup, None) => return Err(MeterError::NoCgroup),
-            (Estimator::Cgroup, Some(cgroup)) => cgroup.charge(root),
-            (Estimator::Memfd, _) => self.files.held(root, boot_ns),
-            (Estimator::RssSum, _) => process::rss_sum(root, self.sentry),
+            (Estimator::Cgroup, Some(cgroup)) => cgroup.read(root, boot_ns, near_bytes),
+            (Estimator::Memfd, _) => self.files.held(root, boot_ns).map(held),
+            (Estimator::RssSum, _) => process::rss_sum(root, self.sentry).map(held),
         };
         match measured {
-            Ok(usage_bytes) => Ok(Measured { usage_bytes, estimator }),
+            Ok(Held { bytes, exact }) => Ok(Measured { usage_bytes: bytes, estimator, charge: exact }),
             // Its processes may have been moved, and the cgroup removed.
             Err(HostError::Gone { .. }) if estimator == Estimator::Cgroup && self.choice == Choice::Auto => {
                 let usage_bytes = self.files.held(root, boot_ns)?;
-                Ok(Measured { usage_bytes, estimator: Estimator::Memfd })
+                Ok(Measured { usage_bytes, estimator: Estimator::Memfd, charge: None })
             }
             Err(error) => Err(error.into()),
         }

@@ -103,7 +103,7 @@ fn meter(choice: Choice, sentry: &Sentry) -> Meter {
 }
 
 fn usage(meter: &mut Meter, boot_ns: u64) -> u64 {
-    meter.read(&HostRoot::default(), boot_ns).unwrap().usage_bytes
+    meter.read(&HostRoot::default(), boot_ns, None).unwrap().usage_bytes
 }
 
 fn assert_about(usage: u64, mib: u64) {
@@ -179,7 +179,7 @@ fn no_descriptor_is_kept_so_a_dead_sandbox_gives_its_memory_back() {
     let names = || fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
     assert_eq!(names().filter(|path| identity(path.clone()) == Some(ours)).count(), 0);
     sentry.end();
-    assert!(matches!(meter.read(&HostRoot::default(), 1), Err(MeterError::Host(HostError::Gone { .. }))));
+    assert!(matches!(meter.read(&HostRoot::default(), 1, None), Err(MeterError::Host(HostError::Gone { .. }))));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_later_process_with_the_same_number_is_not_the_sentry() {
     let (sentry, _file) = sentry_with(1);
     let key = ProcessKey { start_ticks: sentry.key().start_ticks + 1, ..sentry.key() };
     for choice in [Choice::Auto, Choice::Only(Estimator::RssSum)] {
-        let error = Meter::new(choice, key, None).read(&HostRoot::default(), 0).unwrap_err();
+        let error = Meter::new(choice, key, None).read(&HostRoot::default(), 0, None).unwrap_err();
         assert!(matches!(error, MeterError::Host(HostError::Gone { .. })), "{error}");
     }
 }
@@ -195,7 +195,7 @@ fn a_later_process_with_the_same_number_is_not_the_sentry() {
 #[test]
 fn a_process_without_memory_files_gives_no_figure() {
     let sentry = Sentry::start(sleeper().stdout(Stdio::null()).stderr(Stdio::null()));
-    let error = meter(Choice::Auto, &sentry).read(&HostRoot::default(), 0).unwrap_err();
+    let error = meter(Choice::Auto, &sentry).read(&HostRoot::default(), 0, None).unwrap_err();
     assert_eq!(error.to_string(), format!("/proc/{}/fd: no memory file", sentry.0.id()));
 }
 
@@ -266,7 +266,7 @@ fn resident(pid: u32) -> (u32, u64) {
 #[test]
 fn a_cgroup_that_was_asked_for_and_is_not_there_gives_no_figure() {
     let (sentry, _file) = sentry_with(1);
-    let error = meter(Choice::Only(Estimator::Cgroup), &sentry).read(&HostRoot::default(), 0).unwrap_err();
+    let error = meter(Choice::Only(Estimator::Cgroup), &sentry).read(&HostRoot::default(), 0, None).unwrap_err();
     assert!(matches!(error, MeterError::NoCgroup), "{error}");
 }
 
@@ -274,10 +274,10 @@ fn a_cgroup_that_was_asked_for_and_is_not_there_gives_no_figure() {
 fn a_cgroup_that_went_away_is_replaced_by_the_memory_files_unless_asked_for() {
     let (sentry, _file) = sentry_with(10);
     let gone = || Some(CgroupFiles::new(std::path::Path::new("/no/such/cgroup"), 1));
-    let measured = Meter::new(Choice::Auto, sentry.key(), gone()).read(&HostRoot::default(), 0).unwrap();
+    let measured = Meter::new(Choice::Auto, sentry.key(), gone()).read(&HostRoot::default(), 0, None).unwrap();
     assert_eq!(measured.estimator, Estimator::Memfd);
     assert_about(measured.usage_bytes, 10);
-    let error = Meter::new(Choice::Only(Estimator::Cgroup), sentry.key(), gone()).read(&HostRoot::default(), 0);
+    let error = Meter::new(Choice::Only(Estimator::Cgroup), sentry.key(), gone()).read(&HostRoot::default(), 0, None);
     assert!(matches!(error, Err(MeterError::Host(HostError::Gone { .. }))));
 }
 
@@ -285,6 +285,6 @@ fn a_cgroup_that_went_away_is_replaced_by_the_memory_files_unless_asked_for() {
 fn a_host_seen_below_another_root_is_measured_alike() {
     let (sentry, _file) = sentry_with(10);
     let root = HostRoot::new("/proc/..");
-    let measured = meter(Choice::Auto, &sentry).read(&root, 0).unwrap();
+    let measured = meter(Choice::Auto, &sentry).read(&root, 0, None).unwrap();
     assert_about(measured.usage_bytes, 10);
 }

@@ -1,0 +1,76 @@
+//! Scenarios that do not run in the virtual machine, each with its reason. Whole files are left out of the archive; of the
+//! other files a list goes into it, for the guest's first process.
+
+use std::{fmt::Write as _, fs, path::Path, process::Command};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{compile::Scenario, process::say};
+
+/// Files that stay on the host, and why.
+const FILES: &[(&str, &str)] = &[
+    ("docker", DOCKERD),
+    ("gvisor_docker", DOCKERD),
+    ("gvisor_lines", SAME_EVERYWHERE),
+    ("library", "the examples stay on the host"),
+];
+const DOCKERD: &str = "dockerd wants kernel modules and a disk";
+
+/// Scenarios of other files that stay there: file; the name or its beginning, which no other in the file has; reason.
+const SCENARIOS: &[(&str, &str, &str)] = &[
+    (
+        "gvisor_discovery",
+        "a_sandbox_restored_from_a_checkpoint_is_found_and_measured",
+        "gVisor now and then finds the emulated processor lacking after a checkpoint (`missing features: xsave`)",
+    ),
+    ("gvisor_discovery", "sandboxes_that_were_there_before_the_agent_are_found", SAME_EVERYWHERE),
+    ("gvisor_kills", "an_exit_code_of_0_hides_no_kill", SAME_EVERYWHERE),
+    ("gvisor_kills", "a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive", SAME_EVERYWHERE),
+    ("gvisor_kills", "the_application_of_the_old_runsc_is_killed_as_a_stub", PTRACE_DOES),
+    (
+        "gvisor_kills",
+        "the_application_on_systrap_is_killed_as_a_stub",
+        "the child that is killed on systrap is one, too",
+    ),
+    ("gvisor_warnings", "a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill", PTRACE_DOES),
+    ("gvisor_warnings", "a_sandbox_that_stands_still_is_measured_and_holds_up_no_other", SAME_EVERYWHERE),
+    ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),
+    ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
+];
+const SAME_EVERYWHERE: &str = "neither the kernel nor the version of cgroups changes it, and the time is short";
+const PTRACE_DOES: &str = "the newer runsc does the same here, on ptrace, and the time is short";
+
+/// Says which of these files and scenarios stay on the host; gives the files that do not.
+pub(super) fn for_the_guest(scenarios: &[Scenario]) -> Vec<&Scenario> {
+    let reason = |scenario: &&Scenario| FILES.iter().find(|(file, _)| *file == scenario.name);
+    let (host, guest): (Vec<_>, Vec<_>) = scenarios.iter().partition(|scenario| reason(scenario).is_some());
+    for (file, reason) in host.iter().filter_map(reason) {
+        say(&format!("{file} does not run in the guest: {reason}"));
+    }
+    for (file, scenario, reason) in SCENARIOS {
+        say(&format!("{file}: {scenario} does not run in the guest: {reason}"));
+    }
+    guest
+}
+
+/// Writes `FILE SCENARIO` lines, by which the guest's first process leaves scenarios out.
+pub(super) fn write_list(scenarios: &[&Scenario], list: &Path) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for (file, name, _reason) in SCENARIOS {
+        let scenario = scenarios.iter().find(|scenario| scenario.name == *file);
+        let scenario = scenario.with_context(|| format!("there is no file {file} of scenarios"))?;
+        let matching = names(scenario)?.into_iter().filter(|it| it.contains(name)).count();
+        ensure!(matching == 1, "{matching} scenarios of {file} are called {name}");
+        writeln!(text, "{file} {name}")?;
+    }
+    fs::write(list, text).with_context(|| format!("write {}", list.display()))
+}
+
+/// Names of a file's scenarios.
+fn names(scenario: &Scenario) -> anyhow::Result<Vec<String>> {
+    let output = Command::new(&scenario.binary).args(["--list", "--format", "terse"]).output();
+    let output = output.with_context(|| format!("run {}", scenario.binary.display()))?;
+    ensure!(output.status.success(), "{} lists no scenarios", scenario.binary.display());
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}

@@ -27,8 +27,8 @@ pub(super) const THREADS: usize = 8;
 pub(super) const STUBS: usize = 3;
 /// Memory of each, bytes: little, for there are many.
 const MEMORY_BYTES: usize = 1 << 20;
-/// Limit of each.
-pub(super) const LIMIT_BYTES: u64 = 64 << 20;
+/// Limit of each: a usual one. The nearer a sandbox is to its limit, the more often it is measured.
+pub(super) const LIMIT_BYTES: u64 = 1 << 30;
 
 /// Whether this process was started as one.
 pub(crate) fn is_sentry() -> bool {
@@ -100,13 +100,10 @@ impl Workload {
         // A shell moves itself into the cgroup, so that memory is charged there from the first page on.
         let mut command = Command::new("bash");
         command
-            .args([
-                "-c",
-                r#"echo $$ > "$1/cgroup.procs" && exec -a runsc-sandbox "$2" boot --total-memory=0 "$3""#,
-                "sh",
-            ])
+            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec -a runsc-sandbox "$2" boot --bundle="$3" "$4""#, "sh"])
             .arg(cgroup.folder())
             .arg(program)
+            .arg(&bundle)
             .arg(cgroup.name());
         let mut process = Process::start(&mut command)?;
         let mut said = [0];

@@ -43,6 +43,10 @@ fields! {
     TaskGroupLeader,
     /// `task_struct.thread_pid`: pointer to `pid`.
     TaskThreadPid,
+    /// `task_struct.real_parent`: pointer to the parent's `task_struct`.
+    TaskRealParent,
+    /// `task_struct.exit_code`: wait status of the thread.
+    TaskExitCode,
     /// `pid.level`: depth of the innermost pid namespace.
     PidLevel,
     /// `pid.numbers`: array of `upid`.
@@ -73,6 +77,12 @@ fields! {
     KernfsParent,
     /// `signal_struct.oom_score_adj`: i16.
     SignalOomScoreAdj,
+    /// `signal_struct.live`: i32, threads that did not begin to exit.
+    SignalLive,
+    /// `signal_struct.flags`: `SIGNAL_GROUP_EXIT` and others.
+    SignalFlags,
+    /// `signal_struct.group_exit_code`: wait status of the process where `SIGNAL_GROUP_EXIT` is set.
+    SignalGroupExitCode,
     /// `cred.uid`: u32 in the initial user namespace.
     CredUid,
     /// `mm_struct.total_vm`: pages.

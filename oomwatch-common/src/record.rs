@@ -32,6 +32,8 @@ pub enum RecordKind {
     Trace = 6,
     /// [`ExecRecord`]: a process that may be a gVisor sentry began a program.
     Exec = 7,
+    /// [`ExitRecord`]: a process ended that may be the first one of a container.
+    Exit = 8,
 }
 
 /// First bytes of every record.
@@ -255,7 +257,30 @@ pub struct ExecRecord {
     pub reserved: u32,
 }
 
+/// The last thread of a process begins to exit: of the init of a pid namespace, or of what may be a gVisor sentry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExitRecord {
+    /// Kind [`RecordKind::Exit`].
+    pub header: RecordHeader,
+    /// When the process started, nanoseconds since boot.
+    pub start_boottime_ns: u64,
+    /// Process id.
+    pub tgid: u32,
+    /// What `waitpid` gives to its parent.
+    pub wait_status: u32,
+    /// Its process id inside its own pid namespace; 0: unknown.
+    pub ns_tgid: u32,
+    /// Depth of that namespace; 0 is the host's.
+    pub ns_level: u32,
+    /// Its memcg.
+    pub memcg: MemcgRef,
+    /// Its parent's memcg: that of a container's first process lies outside of the container.
+    pub parent_memcg: MemcgRef,
+}
+
 const _: () = {
+    assert!(size_of::<ExitRecord>() == 72);
     assert!(size_of::<ExecRecord>() == 24);
     assert!(size_of::<TraceRecord>() == 40 + TRACE_BYTES);
     assert!(size_of::<RecordHeader>() == 16);

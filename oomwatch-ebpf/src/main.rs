@@ -11,6 +11,7 @@
 
 mod cgroup_lifecycle;
 mod exec;
+mod exit;
 mod kernel;
 mod maps;
 mod mark_victim;

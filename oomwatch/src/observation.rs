@@ -31,6 +31,8 @@ pub enum Observation {
     MeasuredGone(MemcgId),
     /// A process that may be a gVisor sentry began a program; its id.
     Exec(u32),
+    /// A process ended that may be the first one of a container.
+    Exited(Exited),
     /// Records were lost on their way from the kernel.
     Lost(Lost),
     /// A record could not be decoded; the reason.
@@ -72,6 +74,25 @@ pub struct MemoryLimit {
     pub source: &'static str,
     /// The kernel kills when it is passed.
     pub enforced: bool,
+}
+
+/// The init of a pid namespace ended, or a process that may be a gVisor sentry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exited {
+    /// When.
+    pub boot_ns: u64,
+    /// Process id.
+    pub pid: u32,
+    /// When it started.
+    pub start_ns: u64,
+    /// It was the init of a pid namespace other than the host's.
+    pub is_init: bool,
+    /// As a shell tells it: the status, or 128 and the number of the deadly signal.
+    pub exit_code: i32,
+    /// Its memcg.
+    pub memcg: Option<MemcgId>,
+    /// Its parent's memcg, and how deep that lies below the root.
+    pub parent_memcg: Option<(MemcgId, u32)>,
 }
 
 /// A gVisor sandbox ended.

@@ -1,103 +1,255 @@
-//! What became of a container after a kill in it: it survived, or it ended. Pure; asked once for each incident and
-//! container, when its cgroup goes or shortly before two seconds have passed.
+//! What became of a container after a kill in it: it survived, or it ended, with which code. Pure; told once for each
+//! incident and container: at its end, or shortly before two seconds have passed.
+//!
+//! A container ends with its init or with its cgroup, a gVisor sandbox with its sentry. Ends and kills arrive in any
+//! order, for they travel in different rings, so ends are remembered.
 
-use crate::{cgroup_path::CgroupPath, correlate::Subject, observation::MemcgId};
+use std::collections::{HashMap, VecDeque};
+
+use crate::{
+    cgroup_path::CgroupPath,
+    correlate::Subject,
+    observation::{MemcgId, SandboxKey, WorkloadKey},
+    workload::Workload,
+};
 
 /// From the first kill to the verdict: an init that gives up because its child was killed takes a moment, and the
 /// verdict is promised within two seconds.
 const VERDICT_AFTER_NS: u64 = 1_800_000_000;
+/// How long the exit code of a sandbox that is gone is waited for: two sources tell of the one end.
+const CODE_AFTER_NS: u64 = 300_000_000;
 /// Verdicts awaited at once; in a storm beyond it, containers go without.
 const CAPACITY: usize = 4096;
+/// How long an end is remembered, for kills that are told after it.
+const REMEMBER_NS: u64 = 60_000_000_000;
+/// Ends remembered; beyond it the oldest go early.
+const MAX_ENDS: usize = 4096;
 
 /// A verdict that is awaited.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Awaited {
+pub struct Awaited {
     /// The incident it belongs to.
-    pub(crate) incident_id: String,
-    /// The cgroup of the first victim.
-    pub(crate) victim: Subject,
-    /// Path of the container's own cgroup.
-    pub(crate) container: CgroupPath,
-    /// Its id, which tells it from a successor of the same name; `None` where it was never seen.
-    pub(crate) container_id: Option<MemcgId>,
+    pub incident_id: String,
+    /// The cgroup it concerns: a container's first victim's, or the sandbox' own.
+    pub subject: Option<Subject>,
+    /// The container.
+    pub container: Container,
     /// When the first victim was killed, `CLOCK_BOOTTIME` in nanoseconds.
-    pub(crate) killed_ns: u64,
+    pub killed_ns: u64,
 }
 
-/// Verdicts awaited.
-#[derive(Debug, Default)]
-pub(crate) struct Outcomes {
-    awaited: Vec<Awaited>,
+/// A container that a process was killed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Container {
+    /// By its own cgroup.
+    Cgroup {
+        /// Its path.
+        path: CgroupPath,
+        /// Its id, which tells it from a successor of the same path; `None` where it was never seen.
+        id: Option<MemcgId>,
+    },
+    /// A gVisor sandbox.
+    Sandbox {
+        /// Which.
+        key: SandboxKey,
+        /// What its files say.
+        workload: Box<Workload>,
+    },
 }
 
-impl Outcomes {
-    /// A process of a container was killed.
-    pub(crate) fn killed(&mut self, kill: Awaited) {
-        let known = self.awaited.iter().any(|other| {
-            other.container == kill.container
-                && (other.incident_id == kill.incident_id || other.container_id == kill.container_id)
-        });
-        if !known && self.awaited.len() < CAPACITY {
-            self.awaited.push(kill);
+impl Container {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cgroup { path, id }, Self::Cgroup { path: other_path, id: other_id }) => {
+                path == other_path && id == other_id
+            }
+            _ => self.key() == other.key(),
         }
     }
 
-    /// A cgroup was removed: verdicts on the container it was.
-    pub(crate) fn removed(&mut self, memcg: MemcgId) -> Vec<Awaited> {
-        self.awaited.extract_if(.., |kill| kill.container_id == Some(memcg)).collect()
+    fn key(&self) -> Option<WorkloadKey> {
+        match self {
+            Self::Cgroup { id, .. } => id.map(WorkloadKey::Cgroup),
+            Self::Sandbox { key, .. } => Some(WorkloadKey::Sandbox(*key)),
+        }
+    }
+}
+
+/// What became of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) awaited: Awaited,
+    pub(crate) survived: bool,
+    /// What it ended with.
+    pub(crate) exit_code: Option<i32>,
+    /// When it ended, where that was seen.
+    pub(crate) ended_ns: Option<u64>,
+}
+
+/// What was seen of the end of a container, or of a cgroup that may be one's.
+#[derive(Debug, Default, Clone, Copy)]
+struct End {
+    /// Its first process ended: when, and with which code.
+    exit: Option<(u64, i32)>,
+    /// It is gone for good: since when.
+    gone_ns: Option<u64>,
+    /// A verdict told of it.
+    told: bool,
+}
+
+impl End {
+    /// When the container that a process was killed in ended. A cgroup that is still there may have got another one
+    /// since its last init ended; a sandbox has one sentry.
+    fn of(&self, kill: &Awaited) -> Option<u64> {
+        let is_for_good = self.gone_ns.is_some() || matches!(kill.container, Container::Sandbox { .. });
+        let exited = self.exit.map(|(at, _)| at).filter(|at| is_for_good || *at >= kill.killed_ns);
+        exited.or(self.gone_ns)
+    }
+}
+
+/// A verdict on its way.
+#[derive(Debug)]
+struct Waiting {
+    due_ns: u64,
+    /// It is gone; only the code is still waited for.
+    gone: bool,
+    kill: Awaited,
+}
+
+/// Verdicts awaited, and what ended of late.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    /// Exit codes are seen.
+    sees_exit: bool,
+    waiting: Vec<Waiting>,
+    ends: HashMap<WorkloadKey, End>,
+    /// In the order of their first news.
+    ended: VecDeque<(u64, WorkloadKey)>,
+}
+
+impl Outcomes {
+    pub(crate) fn new(sees_exit: bool) -> Self {
+        Self { sees_exit, waiting: Vec::new(), ends: HashMap::new(), ended: VecDeque::new() }
     }
 
-    /// Verdicts that are due.
-    pub(crate) fn due(&mut self, now_ns: u64) -> Vec<Awaited> {
-        self.awaited.extract_if(.., |kill| kill.due_ns() <= now_ns).collect()
+    /// A process of a container was killed: the verdict, if that has ended already.
+    pub(crate) fn killed(&mut self, kill: Awaited) -> Option<Verdict> {
+        let end = kill.container.key().and_then(|key| self.ends.get(&key)).copied().unwrap_or_default();
+        let gone = end.of(&kill).is_some();
+        if (gone && end.told) || self.waiting.iter().any(|other| other.kill.container.is(&kill.container)) {
+            return None;
+        }
+        if gone && !self.lacks_code(&kill.container, end) {
+            return Some(self.ended(kill));
+        }
+        if self.waiting.len() < CAPACITY {
+            let wait = if gone { CODE_AFTER_NS } else { VERDICT_AFTER_NS };
+            self.waiting.push(Waiting { due_ns: kill.killed_ns.saturating_add(wait), gone, kill });
+        }
+        None
+    }
+
+    /// The first process ended of what has these names.
+    pub(crate) fn exited(&mut self, keys: &[WorkloadKey], boot_ns: u64, exit_code: i32) -> Vec<Verdict> {
+        for key in keys {
+            let end = self.end_of(*key, boot_ns);
+            // A second one was the init of another container in the same cgroup.
+            let is_another = end.exit.replace((boot_ns, exit_code)).is_some();
+            end.told &= !is_another;
+        }
+        self.settle(keys)
+    }
+
+    /// A cgroup was removed.
+    pub(crate) fn removed(&mut self, memcg: MemcgId, boot_ns: u64) -> Vec<Verdict> {
+        let key = WorkloadKey::Cgroup(memcg);
+        self.end_of(key, boot_ns).gone_ns = Some(boot_ns);
+        self.settle(&[key])
+    }
+
+    /// A sandbox is gone. That its sentry exited is told by another source, perhaps later.
+    pub(crate) fn sandbox_gone(&mut self, key: SandboxKey, boot_ns: u64) -> Vec<Verdict> {
+        let key = WorkloadKey::Sandbox(key);
+        self.end_of(key, boot_ns).gone_ns = Some(boot_ns);
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.kill.container.key() == Some(key)) {
+            waiting.gone = true;
+            waiting.due_ns = boot_ns.saturating_add(CODE_AFTER_NS).min(waiting.due_ns);
+        }
+        self.settle(&[key])
+    }
+
+    /// Verdicts that are due. `is_populated` says whether a container's cgroup has processes.
+    pub(crate) fn due(
+        &mut self,
+        now_ns: u64,
+        is_populated: impl Fn(Option<MemcgId>, &CgroupPath) -> bool,
+    ) -> Vec<Verdict> {
+        let due: Vec<_> = self.waiting.extract_if(.., |waiting| waiting.due_ns <= now_ns).collect();
+        let verdict = |Waiting { gone, kill, .. }: Waiting| {
+            let survived = match &kill.container {
+                Container::Cgroup { path, id } => is_populated(*id, path),
+                Container::Sandbox { .. } => !gone,
+            };
+            if survived {
+                Verdict { awaited: kill, survived, exit_code: None, ended_ns: None }
+            } else {
+                self.ended(kill)
+            }
+        };
+        due.into_iter().map(verdict).collect()
     }
 
     /// When [`Self::due`] has something next.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.awaited.iter().map(Awaited::due_ns).min()
+        self.waiting.iter().map(|waiting| waiting.due_ns).min()
     }
-}
 
-impl Awaited {
-    fn due_ns(&self) -> u64 {
-        self.killed_ns.saturating_add(VERDICT_AFTER_NS)
+    /// Verdicts on containers of which no more than this will be known.
+    fn settle(&mut self, keys: &[WorkloadKey]) -> Vec<Verdict> {
+        let (settled, waiting): (Vec<_>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| self.is_settled(&waiting.kill, keys));
+        self.waiting = waiting;
+        settled.into_iter().map(|settled| self.ended(settled.kill)).collect()
+    }
+
+    fn is_settled(&self, kill: &Awaited, keys: &[WorkloadKey]) -> bool {
+        let key = kill.container.key().filter(|key| keys.contains(key));
+        let end = key.and_then(|key| self.ends.get(&key));
+        end.is_some_and(|end| end.of(kill).is_some() && !self.lacks_code(&kill.container, *end))
+    }
+
+    /// A cgroup's init is told of before its removal, by the same source.
+    fn lacks_code(&self, container: &Container, end: End) -> bool {
+        self.sees_exit && end.exit.is_none() && matches!(container, Container::Sandbox { .. })
+    }
+
+    fn ended(&mut self, kill: Awaited) -> Verdict {
+        let end = kill.container.key().and_then(|key| self.ends.get_mut(&key));
+        let Some(end) = end else {
+            return Verdict { awaited: kill, survived: false, exit_code: None, ended_ns: None };
+        };
+        end.told = true;
+        Verdict {
+            survived: false,
+            exit_code: end.exit.map(|(_, exit_code)| exit_code),
+            ended_ns: end.of(&kill),
+            awaited: kill,
+        }
+    }
+
+    fn end_of(&mut self, key: WorkloadKey, now_ns: u64) -> &mut End {
+        let is_old = |at: u64| now_ns.saturating_sub(at) > REMEMBER_NS;
+        while self.ended.front().is_some_and(|(at, _)| is_old(*at)) || self.ended.len() >= MAX_ENDS {
+            let Some((_, key)) = self.ended.pop_front() else { break };
+            self.ends.remove(&key);
+        }
+        self.ends.entry(key).or_insert_with(|| {
+            self.ended.push_back((now_ns, key));
+            End::default()
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kill(incident_id: &str, container: u64, killed_ns: u64) -> Awaited {
-        let memcg = MemcgId { hierarchy: 0, id: container };
-        Awaited {
-            incident_id: incident_id.to_owned(),
-            victim: Subject { memcg, path: None },
-            container: CgroupPath::from_bytes(format!("/c{container}").as_bytes()),
-            container_id: Some(memcg),
-            killed_ns,
-        }
-    }
-
-    #[test]
-    fn a_verdict_is_due_once_for_each_container() {
-        let mut outcomes = Outcomes::default();
-        outcomes.killed(kill("a", 1, 0));
-        outcomes.killed(kill("a", 1, 5));
-        outcomes.killed(kill("b", 1, 9));
-        outcomes.killed(kill("a", 2, 7));
-        assert!(outcomes.due(1_000_000_000).is_empty());
-        assert_eq!(outcomes.next_deadline(), Some(VERDICT_AFTER_NS));
-        assert_eq!(outcomes.due(2_000_000_000), [kill("a", 1, 0), kill("a", 2, 7)]);
-        assert_eq!(outcomes.next_deadline(), None);
-    }
-
-    #[test]
-    fn a_removed_cgroup_ends_the_wait() {
-        let mut outcomes = Outcomes::default();
-        outcomes.killed(kill("a", 1, 0));
-        outcomes.killed(kill("a", 2, 0));
-        assert_eq!(outcomes.removed(MemcgId { hierarchy: 0, id: 2 }), [kill("a", 2, 0)]);
-        assert_eq!(outcomes.due(u64::MAX), [kill("a", 1, 0)]);
-    }
-}
+#[path = "outcome_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use crate::{
     cgroup_path::CgroupPath,
     correlate::Subject,
     host::{HostRoot, containers, memory::MemoryHierarchy},
-    observation::{CgroupChange, Counters, MemcgId},
+    observation::{CgroupChange, Counters, Exited, MemcgId},
     workload::{CgroupIdentity, Workload},
 };
 
@@ -164,6 +164,16 @@ impl Registry {
         ids
     }
 
+    /// Cgroups that a process was in and its parent was not, by their newest ids: what ends with it if it is an init.
+    pub(crate) fn left_by(&self, exit: &Exited) -> Vec<MemcgId> {
+        let root = CgroupPath::root();
+        let own = exit.memcg.and_then(|memcg| self.path(memcg));
+        let parent = exit.parent_memcg.and_then(|(memcg, depth)| if depth == 0 { Some(&root) } else { self.path(memcg) });
+        let (Some(own), Some(parent)) = (own, parent) else { return Vec::new() };
+        let left = (1..=own.depth()).filter_map(|depth| own.ancestor(depth)).filter(|around| !parent.is_within(around));
+        left.filter_map(|around| self.id(&around)).collect()
+    }
+
     /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
     pub(crate) fn workload(&mut self, subject: &Subject) -> Option<(Arc<Workload>, Option<usize>)> {
         let path = subject.path.clone().or_else(|| self.path(subject.memcg).cloned())?;
@@ -284,4 +294,47 @@ fn known_fields(workload: &Workload) -> usize {
     ];
     let runtime = usize::from(workload.runtime != crate::workload::Runtime::Unknown);
     fields.into_iter().flatten().count() + runtime
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memcg(id: u64) -> MemcgId {
+        MemcgId { hierarchy: 0, id }
+    }
+
+    fn registry(paths: &[&str]) -> Registry {
+        let mut registry = Registry::new(HostRoot::new("/nowhere"), None);
+        for (id, path) in (10..).zip(paths) {
+            let path = Some(CgroupPath::from_bytes(path.as_bytes()));
+            registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(id), path });
+        }
+        registry
+    }
+
+    fn exit(own: u64, parent: Option<(u64, u32)>) -> Exited {
+        let parent_memcg = parent.map(|(id, depth)| (memcg(id), depth));
+        Exited { boot_ns: 0, pid: 1, start_ns: 0, is_init: true, exit_code: 0, memcg: Some(memcg(own)), parent_memcg }
+    }
+
+    #[test]
+    fn an_init_ends_the_cgroups_that_its_parent_is_not_in() {
+        let registry = registry(&["/pods", "/pods/shim", "/pods/c", "/pods/c/init.scope", "/pods/c/inner"]);
+        let ends = |own, parent| registry.left_by(&exit(own, parent));
+        assert_eq!(ends(12, Some((11, 2))), [memcg(12)], "a container whose shim is beside it");
+        assert_eq!(ends(13, Some((11, 2))), [memcg(12), memcg(13)], "its init moved to a cgroup of its own");
+        assert_eq!(ends(12, Some((1, 0))), [memcg(10), memcg(12)], "the parent is in the root");
+        assert_eq!(ends(14, Some((12, 2))), [memcg(14)], "a container in the container");
+        assert_eq!(ends(12, Some((12, 2))), [], "another namespace in the container");
+        assert_eq!(ends(12, Some((14, 3))), [], "its parent is deeper still");
+    }
+
+    #[test]
+    fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
+        let registry = registry(&["/c"]);
+        for exit in [exit(10, None), exit(10, Some((99, 1))), exit(99, Some((1, 0)))] {
+            assert_eq!(registry.left_by(&exit), []);
+        }
+    }
 }

@@ -94,6 +94,7 @@ fn take(step: &step::Step) -> io::Result<()> {
             thread::sleep(*time);
             Ok(())
         }
+        Step::Exit(code) => process::exit(*code),
         Step::Exec(command) => exec(command),
         Step::Pretend(arguments) => process::pretend(arguments),
         Step::LoseLeader => Ok(()),

@@ -76,17 +76,20 @@ pub(crate) fn pretend(arguments: &[OsString]) -> io::Result<()> {
 }
 
 /// Ends this process without running what the parent registered for its own end.
+pub(crate) fn exit(code: u8) -> ! {
+    // SAFETY: the call has no precondition and does not return.
+    unsafe { libc::_exit(code.into()) }
+}
+
 fn end(outcome: Result<(), String>) -> ! {
-    let code = match outcome {
+    exit(match outcome {
         Ok(()) => 0,
         Err(error) => {
             // Nobody is left to be told where this fails.
             drop(writeln!(io::stderr(), "hog's child: {error}"));
             2
         }
-    };
-    // SAFETY: the call has no precondition and does not return.
-    unsafe { libc::_exit(code) }
+    })
 }
 
 pub(crate) fn fork(steps: &Steps) -> io::Result<()> {

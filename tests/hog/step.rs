@@ -57,6 +57,8 @@ pub(crate) enum Step {
     Sharer,
     /// `reap`: waits for a child and says `exited=CODE` or `killed=SIGNAL`.
     Reap,
+    /// `exit=CODE`: ends this process.
+    Exit(u8),
     /// `lose-leader`: a new thread takes the other steps, and the first thread of this process ends.
     LoseLeader,
     /// `sleep`: for ever.
@@ -139,6 +141,7 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"eat" => Some(Step::Eat(amount(text?)?)),
         b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
         b"grow" => Some(Step::Grow(text?.parse().ok()?)),
+        b"exit" => Some(Step::Exit(text?.parse().ok()?)),
         b"pause" => Some(Step::Pause(Duration::from_millis(text?.parse().ok()?))),
         b"write-file" => Some(Step::WriteFile(value.into())),
         b"read-file" => Some(Step::ReadFile(value.into())),

@@ -29,6 +29,10 @@ fn the_killed_init_of_a_docker_container_is_reported_by_name_and_image() {
     let window = window.close();
     assert_eq!(status.code(), Some(137));
     agent.wait_for_kill_of(container.init());
+    let outcome = agent.wait_for("its outcome", |event| {
+        event.kind() == "oom_outcome" && event.text("/workload/container_id") == Some(container.id())
+    });
+    assert_eq!((outcome.flag("/container_survived"), outcome.number("/exit_code")), (Some(false), Some(137)));
     let events = agent.stop();
     let expected = ExpectedKill { role: "init", ..expected(&container, container.init(), window) };
     expected.check(events.only_kill_below(container.cgroup().path()));

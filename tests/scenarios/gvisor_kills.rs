@@ -55,12 +55,19 @@ fn kill_in(agent: &Agent, sandbox: &mut Sandbox, role: &str) -> (Event, Event) {
     (kill, outcome)
 }
 
+/// The sandbox ended, and the code told is that of `runsc run`.
+fn check_end(outcome: &Event, sandbox: &mut Sandbox) {
+    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
+    let code = sandbox.wait().code().and_then(|code| u64::try_from(code).ok());
+    assert!(code.is_some());
+    assert_eq!(outcome.number("/exit_code"), code, "{outcome}");
+}
+
 fn killed_stub(runsc: Runsc) {
     let agent = watching();
     let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
-    sandbox.wait();
+    check_end(&outcome, &mut sandbox);
     let events = agent.stop();
     let of_it = |kind| events.of_kind(kind).into_iter().filter(|event| sandbox.concerns(event)).count();
     // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
@@ -96,8 +103,8 @@ fn files_in_memory_kill_the_sentry() {
         let agent = watching();
         let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["write-file=/tmp/file"]).start();
         let (_kill, outcome) = kill_in(&agent, &mut sandbox, "sentry");
-        assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
-        assert_eq!(sandbox.wait().code(), Some(137));
+        assert_eq!(outcome.number("/exit_code"), Some(137), "{outcome}");
+        check_end(&outcome, &mut sandbox);
         drop(agent.stop());
     }
 }
@@ -112,6 +119,7 @@ fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
     assert_eq!(sandbox.line(), "exited=1", "the parent is not told that it was a signal");
     assert_eq!(sandbox.line(), "alive");
     assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
+    assert_eq!(outcome.field("/exit_code"), None, "{outcome}");
     assert!(sandbox.is_alive());
     sandbox.go();
     assert!(sandbox.wait().success());
@@ -124,8 +132,8 @@ fn an_exit_code_of_0_hides_no_kill() {
     let agent = watching();
     let mut sandbox = Plan::script(Runsc::SYSTRAP, LIMIT_MIB, "/hog say=ready wait eat=all; exit 0").start();
     let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert_eq!(sandbox.wait().code(), Some(0), "runsc says that all is well");
-    assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
+    assert_eq!(outcome.number("/exit_code"), Some(0), "runsc says that all is well: {outcome}");
+    check_end(&outcome, &mut sandbox);
     drop(agent.stop());
 }
 

@@ -14,6 +14,7 @@ use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
     observation::{LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
+    outcome::Awaited,
     workload::Workload,
 };
 
@@ -56,6 +57,8 @@ pub enum Output {
     Found(Box<Finding>),
     /// To be given the counters of this cgroup, as [`Observation::Counters`].
     Read(Subject),
+    /// To tell what became of a gVisor sandbox after a kill in it.
+    Await(Awaited),
 }
 
 /// The state machine.
@@ -113,9 +116,9 @@ impl Correlator {
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Exec(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {}
+            Observation::Exec(_) | Observation::Exited(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {}
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
-            Observation::SandboxGone(gone) => out.extend(self.sandboxes.gone(gone).map(found)),
+            Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
             Observation::MemoryCrossed(crossed) => {
                 let incident_id = self.incident_id(crossed.boot_ns);
                 match crossed.key {
@@ -134,7 +137,6 @@ impl Correlator {
     /// Lets time pass: ends what waited long enough.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
         let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
-        out.extend(self.sandboxes.due(now_ns).into_iter().map(found));
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
         out
     }
@@ -151,10 +153,7 @@ impl Correlator {
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.groups.next_deadline(), self.sandboxes.next_deadline(), self.unkilled.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.

@@ -1,19 +1,18 @@
-//! gVisor sandboxes: whose a victim was and in which role, warnings of their memory, and what became of them after a
-//! kill. Known for a while after their end: cgroup and state file are often gone before anybody asks.
+//! gVisor sandboxes: whose a victim was and in which role, and warnings of their memory. Known for a while after their
+//! end: cgroup and state file are often gone before anybody asks.
 
 use std::collections::HashMap;
 
 use super::{Finding, Subject};
 use crate::{
-    event::{Body, Confidence, MemoryWarning, OomOutcome, Role, Severity, Source},
+    event::{Body, Confidence, MemoryWarning, Role, Severity, Source},
     observation::{MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
+    outcome::{Awaited, Container},
     workload::Workload,
 };
 
 /// How long an ended sandbox is remembered, and how long a warning before a kill is of the same incident.
 const REMEMBER_NS: u64 = 60_000_000_000;
-/// From a kill to the verdict on the sandbox, which is promised within two seconds.
-const VERDICT_AFTER_NS: u64 = 1_800_000_000;
 
 /// One sandbox.
 #[derive(Debug)]
@@ -23,11 +22,7 @@ struct Entry {
     warning: Option<(String, u64)>,
     /// It is above a line now.
     warned: bool,
-    /// A kill whose outcome is awaited.
-    kill: Option<(String, u64)>,
     ended_ns: Option<u64>,
-    /// That it did not survive a kill was told.
-    end_told: bool,
 }
 
 /// What a victim was.
@@ -53,18 +48,16 @@ impl Sandboxes {
         if let Some(entry) = self.entries.get_mut(&sandbox.key) {
             entry.sandbox = sandbox;
         } else {
-            let entry = Entry { warning: None, warned: false, kill: None, ended_ns: None, end_told: false, sandbox };
+            let entry = Entry { warning: None, warned: false, ended_ns: None, sandbox };
             self.entries.insert(entry.sandbox.key, entry);
         }
     }
 
-    /// A sandbox ended: so did the wait for what a kill did to it.
-    pub(super) fn gone(&mut self, gone: SandboxGone) -> Option<Finding> {
-        let entry = self.entries.get_mut(&gone.key)?;
-        entry.ended_ns = Some(gone.boot_ns);
-        let (incident_id, _) = entry.kill.take()?;
-        entry.end_told = true;
-        Some(entry.outcome(gone.boot_ns, incident_id, false))
+    /// A sandbox ended.
+    pub(super) fn gone(&mut self, gone: SandboxGone) {
+        if let Some(entry) = self.entries.get_mut(&gone.key) {
+            entry.ended_ns = Some(gone.boot_ns);
+        }
     }
 
     /// A line was crossed.
@@ -94,35 +87,14 @@ impl Sandboxes {
         Some(SandboxVictim { key: entry.sandbox.key, role, workload: entry.sandbox.workload.clone(), incident_id })
     }
 
-    /// A kill in a sandbox was told: its outcome is awaited. The sandbox may have ended already.
-    pub(super) fn killed(&mut self, key: SandboxKey, boot_ns: u64, incident_id: &str) -> Option<Finding> {
+    /// A kill in a sandbox was told: its outcome is to be told.
+    pub(super) fn killed(&mut self, key: SandboxKey, boot_ns: u64, incident_id: String) -> Option<Awaited> {
         let entry = self.entries.get_mut(&key)?;
         // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
-        entry.warning = Some((incident_id.to_owned(), boot_ns));
-        if let Some(ended_ns) = entry.ended_ns {
-            let told = std::mem::replace(&mut entry.end_told, true);
-            return (!told).then(|| entry.outcome(ended_ns.max(boot_ns), incident_id.to_owned(), false));
-        }
-        entry.kill.get_or_insert_with(|| (incident_id.to_owned(), boot_ns));
-        None
-    }
-
-    /// Sandboxes that still live when the verdict is due survived.
-    pub(super) fn due(&mut self, now_ns: u64) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for entry in self.entries.values_mut() {
-            if let Some((incident_id, _)) = entry.kill.take_if(|(_, at)| at.saturating_add(VERDICT_AFTER_NS) <= now_ns)
-            {
-                found.push(entry.outcome(now_ns, incident_id, true));
-            }
-        }
-        found
-    }
-
-    /// When [`Self::due`] has something next.
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        let kills = self.entries.values().filter_map(|entry| entry.kill.as_ref());
-        kills.map(|(_, at)| at.saturating_add(VERDICT_AFTER_NS)).min()
+        entry.warning = Some((incident_id.clone(), boot_ns));
+        let workload = Box::new(entry.sandbox.workload.clone());
+        let container = Container::Sandbox { key, workload };
+        Some(Awaited { incident_id, subject: entry.subject(), container, killed_ns: boot_ns })
     }
 
     fn forget(&mut self, now_ns: u64) {
@@ -170,15 +142,6 @@ impl Entry {
         }
     }
 
-    fn outcome(&self, boot_ns: u64, incident_id: String, container_survived: bool) -> Finding {
-        let severity = if container_survived { Severity::Warning } else { Severity::Critical };
-        self.finding(
-            boot_ns,
-            Body::OomOutcome(OomOutcome { container_survived, exit_code: None }),
-            severity,
-            incident_id,
-        )
-    }
 }
 
 /// What is told of a line that was crossed.

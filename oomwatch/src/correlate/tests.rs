@@ -58,7 +58,7 @@ fn run(started_ns: u64, killing: bool) -> Run {
 fn findings(outputs: Vec<Output>) -> Vec<Finding> {
     let found = outputs.into_iter().filter_map(|output| match output {
         Output::Found(finding) => Some(*finding),
-        Output::Read(_) => None,
+        Output::Read(_) | Output::Await(_) => None,
     });
     found.collect()
 }
@@ -322,7 +322,7 @@ fn losses_are_told_with_their_number() {
 }
 
 #[test]
-fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident_with_one_outcome() {
+fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident() {
     use crate::{
         event::Role,
         observation::{Sandbox, SandboxGone, SandboxKey},
@@ -338,9 +338,10 @@ fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident_with_one_outcome() {
     let (stub, body) = kill(&mut exact, in_sandbox(5, 100)).unwrap();
     assert_eq!((body.victim.role, body.memory.is_none()), (Some(Role::Stub), true));
     let gone = Observation::SandboxGone(SandboxGone { key, boot_ns: 150, peak_bytes: 0 });
-    let outcome = observe(&mut exact, gone).pop().unwrap();
-    assert!(matches!(outcome.body, Body::OomOutcome(outcome) if !outcome.container_survived));
-    let (sentry, body) = kill(&mut exact, in_sandbox(4, 140)).unwrap();
-    assert_eq!(body.victim.role, Some(Role::Sentry));
-    assert_eq!((&sentry.incident_id, &outcome.incident_id), (&stub.incident_id, &stub.incident_id));
+    assert!(observe(&mut exact, gone).is_empty());
+    let outputs = exact.observe(Observation::Victim(Box::new(in_sandbox(4, 140))));
+    let [Output::Found(sentry), Output::Await(outcome)] = &*outputs else { panic!("{outputs:?}") };
+    assert!(matches!(&sentry.body, Body::OomKill(kill) if kill.victim.role == Some(Role::Sentry)));
+    assert_eq!((&sentry.incident_id, Some(&outcome.incident_id)), (&stub.incident_id, stub.incident_id.as_ref()));
+    assert!(matches!(outcome.container, crate::outcome::Container::Sandbox { key: awaited, .. } if awaited == key));
 }

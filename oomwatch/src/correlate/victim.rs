@@ -28,7 +28,7 @@ impl Correlator {
         let incident_id = kill.incident_id.clone().unwrap_or_default();
         out.push(found(kill));
         if let Some(sandbox) = sandbox {
-            out.extend(self.sandboxes.killed(sandbox.key, victim.boot_ns, &incident_id).map(found));
+            out.extend(self.sandboxes.killed(sandbox.key, victim.boot_ns, incident_id).map(Output::Await));
         }
     }
 

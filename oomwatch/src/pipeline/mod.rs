@@ -1,6 +1,7 @@
 //! Observations in, numbered and described events out: asks the correlator what happened, the registry whose it was,
 //! hands the event to the sinks. Owns all state of the agent; runs in one task.
 
+mod outcome;
 mod report;
 mod request;
 mod sandboxes;
@@ -58,7 +59,7 @@ impl Pipeline {
         Ok(Self {
             config: config.clone(),
             correlator: Correlator::new(sight.facts, &boot_id),
-            outcomes: Outcomes::default(),
+            outcomes: Outcomes::new(sight.sees_exit),
             inventory: Inventory::default(),
             registry: Registry::new(root, hierarchy.clone()),
             sinks: Sinks::new(sinks),
@@ -136,27 +137,17 @@ impl Pipeline {
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
         }
-        let removed = match &observation {
-            Observation::CgroupRemoved(change) => self.outcomes.removed(change.memcg),
-            _ => Vec::new(),
-        };
+        let verdicts = self.verdicts(&observation);
         let outputs = self.correlator.observe(observation);
         self.take(outputs);
-        for kill in removed {
-            self.report_outcome(kill, false);
-        }
+        verdicts.into_iter().for_each(|verdict| self.report_outcome(verdict));
     }
 
     fn tick(&mut self) {
         let now_ns = clock::boot_ns();
         let outputs = self.correlator.tick(now_ns);
         self.take(outputs);
-        for kill in self.outcomes.due(now_ns) {
-            let hierarchy = self.hierarchy.as_ref();
-            let survived =
-                hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(kill.container_id, &kill.container));
-            self.report_outcome(kill, survived);
-        }
+        self.report_due_outcomes(now_ns);
         let looked = self.registry.tick(now_ns);
         self.cgroups_looked_at(&looked);
         self.report_losses(now_ns);
@@ -167,6 +158,7 @@ impl Pipeline {
             match output {
                 Output::Found(finding) => self.report(*finding),
                 Output::Read(subject) => self.read_counters(&subject),
+                Output::Await(kill) => self.await_outcome(kill),
             }
         }
     }

@@ -8,10 +8,9 @@ use crate::{
     clock,
     correlate::{Finding, Subject},
     event::{
-        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, OomOutcome, SCHEMA, Severity,
+        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity,
         Source,
     },
-    outcome::Awaited,
     workload::{CgroupIdentity, LimitOwner, Workload, limit_owner},
 };
 
@@ -27,9 +26,10 @@ impl Pipeline {
             kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
         }
         // Of a sandbox the correlator knows more: its sentry.
-        if let (Body::OomKill(_), Some(depth), None) = (&finding.body, container_depth, &finding.sandbox) {
-            self.await_outcome(&finding, depth);
-        }
+        let awaited = match (&finding.body, container_depth, &finding.sandbox) {
+            (Body::OomKill(_), Some(depth), None) => self.outcome_of(&finding, depth),
+            _ => None,
+        };
         self.count(&finding, container_depth);
         let workload = merge(finding.sandbox.take(), known.map(|(workload, _)| workload));
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
@@ -45,34 +45,9 @@ impl Pipeline {
             incident_id: finding.incident_id,
             workload,
         });
-    }
-
-    /// Remembers to say what became of the container.
-    fn await_outcome(&mut self, kill: &Finding, container_depth: usize) {
-        let (Some(incident_id), Some(victim)) = (&kill.incident_id, &kill.subject) else { return };
-        let path = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned());
-        let Some(container) = path.and_then(|path| path.ancestor(container_depth)) else { return };
-        self.outcomes.killed(Awaited {
-            incident_id: incident_id.clone(),
-            victim: victim.clone(),
-            container_id: self.registry.id(&container),
-            container,
-            killed_ns: kill.boot_ns,
-        });
-    }
-
-    pub(super) fn report_outcome(&mut self, kill: Awaited, container_survived: bool) {
-        self.report(Finding {
-            boot_ns: 0,
-            body: Body::OomOutcome(OomOutcome { container_survived, exit_code: None }),
-            severity: if container_survived { Severity::Warning } else { Severity::Critical },
-            source: Source::Cgroup,
-            confidence: Confidence::Exact,
-            incident_id: Some(kill.incident_id),
-            subject: Some(kill.victim),
-            sandbox: None,
-            limit_depth: None,
-        });
+        if let Some(kill) = awaited {
+            self.await_outcome(kill);
+        }
     }
 
     fn report_own(&mut self, body: Body, severity: Severity) {

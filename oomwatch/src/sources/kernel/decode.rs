@@ -1,7 +1,7 @@
 //! Bytes of the ring buffer to observations. Pure: lengths are checked, sizes turned from pages into bytes.
 
 use oomwatch_common::{
-    CgroupRecord, ExecRecord, KillRecord, MAX_LEVELS, MemcgLevel, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes,
+    CgroupRecord, ExecRecord, ExitRecord, KillRecord, MAX_LEVELS, MemcgLevel, MemcgRef, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes,
     PressureRecord, RecordHeader, RecordKind, TraceRecord,
 };
 use thiserror::Error;
@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::trace_format::TraceFormat;
 use crate::{
     cgroup_path::CgroupPath,
-    observation::{CgroupChange, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory},
+    observation::{CgroupChange, Exited, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory},
 };
 
 /// Limits from here on mean "no limit", in pages: the kernel's `PAGE_COUNTER_MAX` is `LONG_MAX / PAGE_SIZE`, and
@@ -64,6 +64,8 @@ unsafe impl Record for PressureRecord {}
 unsafe impl Record for TraceRecord {}
 // SAFETY: `repr(C)`, integers only.
 unsafe impl Record for ExecRecord {}
+// SAFETY: `repr(C)`, integers only.
+unsafe impl Record for ExitRecord {}
 
 /// Copies a record out of `bytes`, of which the first `need` must be there; what is missing behind them is zero.
 fn read<T: Record>(kind: u32, bytes: &[u8], need: usize) -> Result<Box<T>, DecodeError> {
@@ -102,6 +104,8 @@ impl Decoder {
             Ok(Observation::FutileReclaim(self.futile_reclaim(&*read_with_path(kind, bytes)?)))
         } else if kind == RecordKind::Exec as u32 {
             Ok(Observation::Exec(read::<ExecRecord>(kind, bytes, size_of::<ExecRecord>())?.tgid))
+        } else if kind == RecordKind::Exit as u32 {
+            Ok(Observation::Exited(exited(&*read(kind, bytes, size_of::<ExitRecord>())?)))
         } else if let (true, Some(format)) = (kind == RecordKind::Trace as u32, &self.trace) {
             Ok(Observation::Victim(Box::new(format.victim(&*read(kind, bytes, size_of::<TraceRecord>())?))))
         } else {
@@ -207,6 +211,28 @@ fn cgroup_change(change: &CgroupRecord) -> CgroupChange {
         boot_ns: change.header.boot_ns,
         memcg: MemcgId { hierarchy: change.memcg.hierarchy, id: change.memcg.id },
         path: path(&change.path),
+    }
+}
+
+fn exited(exit: &ExitRecord) -> Exited {
+    let memcg = |memcg: MemcgRef| (memcg.id != 0).then_some(MemcgId { hierarchy: memcg.hierarchy, id: memcg.id });
+    Exited {
+        boot_ns: exit.header.boot_ns,
+        pid: exit.tgid,
+        start_ns: exit.start_boottime_ns,
+        is_init: exit.ns_level > 0 && exit.ns_tgid == 1,
+        exit_code: exit_code(exit.wait_status),
+        memcg: memcg(exit.memcg),
+        parent_memcg: memcg(exit.parent_memcg).map(|id| (id, exit.parent_memcg.level)),
+    }
+}
+
+/// `waitpid`'s status as a shell and every engine tell it. The bit for a core dump is in neither part.
+fn exit_code(wait_status: u32) -> i32 {
+    let [low, status, ..] = wait_status.to_le_bytes();
+    match low & 0x7f {
+        0 => i32::from(status),
+        signal => 128 + i32::from(signal),
     }
 }
 

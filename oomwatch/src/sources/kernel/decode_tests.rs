@@ -136,6 +136,37 @@ fn an_unknown_kind_is_refused() {
     assert_eq!(error, DecodeError::Kind(RecordKind::Trace as u32), "no format was read");
 }
 
+fn exit(record: ExitRecord) -> Exited {
+    let header = RecordHeader { kind: RecordKind::Exit as u32, cpu: 0, boot_ns: 77 };
+    match decoder().decode(&bytes(&ExitRecord { header, ..record }, size_of::<ExitRecord>())) {
+        Ok(Observation::Exited(exited)) => exited,
+        other => panic!("not an exit: {other:?}"),
+    }
+}
+
+#[test]
+fn an_exit_is_told_as_a_shell_would() {
+    let code = |wait_status| exit(ExitRecord { wait_status, ..ExitRecord::default() }).exit_code;
+    assert_eq!([0, 3 << 8, 255 << 8].map(code), [0, 3, 255]);
+    assert_eq!([9, 15, 0x8b].map(code), [137, 143, 139], "SIGKILL, SIGTERM, and SIGSEGV with a core dump");
+    assert_eq!([u32::MAX, 0xffff_0000].map(code), [255, 0], "what no kernel would say");
+}
+
+#[test]
+fn only_the_first_process_of_a_namespace_below_the_hosts_is_an_init() {
+    let is_init = |ns_level, ns_tgid| exit(ExitRecord { ns_level, ns_tgid, ..ExitRecord::default() }).is_init;
+    assert!(is_init(1, 1) && is_init(2, 1));
+    assert!(!is_init(0, 1) && !is_init(1, 2) && !is_init(1, 0));
+}
+
+#[test]
+fn an_exit_names_its_cgroups_where_they_are_known() {
+    let memcg = MemcgRef { id: 9, hierarchy: 4, level: 2 };
+    let exited = exit(ExitRecord { tgid: 5, start_boottime_ns: 6, memcg, ..ExitRecord::default() });
+    assert_eq!((exited.boot_ns, exited.pid, exited.start_ns), (77, 5, 6));
+    assert_eq!((exited.memcg, exited.parent_memcg), (Some(MemcgId { hierarchy: 4, id: 9 }), None));
+}
+
 #[test]
 fn counts_beyond_the_arrays_are_cut() {
     let mut record = kill();
@@ -150,7 +181,7 @@ fn counts_beyond_the_arrays_are_cut() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(kind in 0_u32..8, body in proptest::collection::vec(any::<u8>(), 0..6000)) {
+    fn no_bytes_make_it_panic(kind in 0_u32..10, body in proptest::collection::vec(any::<u8>(), 0..6000)) {
         let mut record = kind.to_ne_bytes().to_vec();
         record.extend(body);
         drop(decoder().decode(&record));

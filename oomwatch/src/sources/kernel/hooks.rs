@@ -119,6 +119,13 @@ const EXEC: RawHook = RawHook {
     gives: "finds a gVisor sandbox when it starts",
     without: "a gVisor sandbox is found by the next scan only",
 };
+const EXIT: RawHook = RawHook {
+    target: "sched:sched_process_exit",
+    tracepoint: "sched_process_exit",
+    program: "sched_process_exit",
+    gives: "tells with which code a container ended",
+    without: "exit codes of containers are not told",
+};
 
 /// What is attached.
 #[derive(Debug, Default)]
@@ -133,6 +140,8 @@ pub(crate) struct Attached {
     pub(crate) sees_killing: bool,
     /// Starts of programs are seen.
     pub(crate) sees_exec: bool,
+    /// Ends of containers are seen with their exit codes.
+    pub(crate) sees_exit: bool,
     /// An OOM without a kill is seen exactly.
     pub(crate) sees_no_kill: bool,
 }
@@ -156,6 +165,9 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
     let exec = prober.raw_hook(EXEC);
     attached.sees_exec = exec.outcome.is_ok();
     attached.hooks.push(exec);
+    let exit = prober.raw_hook(EXIT);
+    attached.sees_exit = exit.outcome.is_ok();
+    attached.hooks.push(exit);
     attached
 }
 

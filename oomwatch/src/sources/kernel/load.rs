@@ -72,6 +72,8 @@ pub(crate) struct Sight {
     pub(crate) exact_victim: bool,
     /// Starts of programs are seen.
     pub(crate) sees_exec: bool,
+    /// Ends of containers are seen with their exit codes.
+    pub(crate) sees_exit: bool,
     /// What conclusions depend on.
     pub(crate) facts: SourceFacts,
 }
@@ -170,6 +172,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
         tier,
         exact_victim: layout.is_some(),
         sees_exec: attached.sees_exec,
+        sees_exit: attached.sees_exit,
         facts: SourceFacts {
             sees_killing: attached.sees_killing,
             sees_run: attached.run.is_some(),

@@ -75,7 +75,7 @@ const POINTER: Shape = Shape::Pointer;
 const U32: Shape = Shape::Bytes(4);
 const U64: Shape = Shape::Bytes(8);
 
-const MEMBERS: [MemberEntry; 36] = [
+const MEMBERS: [MemberEntry; 41] = [
     member(Field::TaskPid, "task_struct", &["pid"], U32),
     member(Field::TaskTgid, "task_struct", &["tgid"], U32),
     member(Field::TaskComm, "task_struct", &["comm"], Shape::Array { size: 1, count: 16 }),
@@ -86,6 +86,8 @@ const MEMBERS: [MemberEntry; 36] = [
     member(Field::TaskStartBoottime, "task_struct", &["start_boottime"], U64),
     member(Field::TaskGroupLeader, "task_struct", &["group_leader"], POINTER),
     member(Field::TaskThreadPid, "task_struct", &["thread_pid"], POINTER),
+    member(Field::TaskRealParent, "task_struct", &["real_parent"], POINTER),
+    member(Field::TaskExitCode, "task_struct", &["exit_code"], U32),
     member(Field::PidLevel, "pid", &["level"], U32),
     member(Field::PidNumbers, "pid", &["numbers"], Shape::ArrayOf("upid")),
     member(Field::UpidNr, "upid", &["nr"], U32),
@@ -99,6 +101,9 @@ const MEMBERS: [MemberEntry; 36] = [
     member(Field::KernfsName, "kernfs_node", &["name"], POINTER),
     member(Field::KernfsParent, "kernfs_node", &["__parent", "parent"], POINTER),
     member(Field::SignalOomScoreAdj, "signal_struct", &["oom_score_adj"], Shape::Bytes(2)),
+    member(Field::SignalLive, "signal_struct", &["live"], U32),
+    member(Field::SignalFlags, "signal_struct", &["flags"], U32),
+    member(Field::SignalGroupExitCode, "signal_struct", &["group_exit_code"], U32),
     member(Field::CredUid, "cred", &["uid"], U32),
     member(Field::MmTotalVm, "mm_struct", &["total_vm"], U64),
     member(Field::MmPgtablesBytes, "mm_struct", &["pgtables_bytes"], U64),

@@ -31,6 +31,8 @@ const EXPECTED: [(Field, [u32; 6]); FIELD_COUNT] = [
     (Field::TaskStartBoottime,     [2544, 2544, 2784, 2784, 1560, 3160]),
     (Field::TaskGroupLeader,       [2296, 2296, 2480, 2496, 1328, 2872]),
     (Field::TaskThreadPid,         [2336, 2336, 2520, 2536, 1368, 2912]),
+    (Field::TaskRealParent,        [2248, 2248, 2432, 2448, 1280, 2824]),
+    (Field::TaskExitCode,          [2136, 2136, 2312, 2332, 1164, 2708]),
     (Field::PidLevel,              [4, 4, 4, 4, 4, 4]),
     (Field::PidNumbers,            [96, 96, 96, 112, 144, 128]),
     (Field::UpidSize,              [16, 16, 16, 16, 16, 16]),
@@ -46,6 +48,9 @@ const EXPECTED: [(Field, [u32; 6]); FIELD_COUNT] = [
     (Field::KernfsName,            [16, 16, 16, 16, 16, 16]),
     (Field::KernfsParent,          [8, 8, 8, 8, 8, 8]),
     (Field::SignalOomScoreAdj,     [1010, 1010, 1026, 1018, 1058, 1074]),
+    (Field::SignalLive,            [4, 4, 4, 4, 4, 4]),
+    (Field::SignalFlags,           [116, 116, 116, 116, 116, 116]),
+    (Field::SignalGroupExitCode,   [96, 96, 96, 96, 96, 96]),
     (Field::CredUid,               [8, 8, 8, 8, 8, 8]),
     (Field::MmTotalVm,             [192, 192, 184, 248, 360, 608]),
     (Field::MmPgtablesBytes,       [104, 104, 96, 152, 168, 392]),
@@ -119,7 +124,8 @@ fn a_field_of_another_type_is_missing() {
     let mut kernel = LINUX_6_18.to_vec();
     rename(&mut kernel, "real_cred", "xxxx_cred");
     rename(&mut kernel, "exit_code", "real_cred");
-    assert_eq!(layout(&kernel).missing, [Field::TaskRealCred], "an int where a pointer is expected");
+    let missing = [Field::TaskRealCred, Field::TaskExitCode];
+    assert_eq!(layout(&kernel).missing, missing, "an int where a pointer is expected, and what had that name");
 }
 
 #[test]

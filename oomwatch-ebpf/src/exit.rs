@@ -1,0 +1,77 @@
+//! Traces `sched:sched_process_exit` (raw tracepoint, first argument the exiting task): runs at the exit of every thread
+//! of the host, so it is silent after a few loads but for the last thread of a pid namespace's init, which a container's
+//! first process is, and of what may be a gVisor sentry, which is none. Emits an [`ExitRecord`].
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use oomwatch_common::{ExitRecord, Field, MemcgRef, RecordKind};
+
+use crate::{
+    exec::may_be_sentry,
+    kernel::{Object, memcg_of_task, memcg_reference, read},
+    offsets::offset,
+    record::{self, To},
+};
+
+/// `SIGNAL_GROUP_EXIT` of `include/linux/sched/signal.h`: the process as a whole was told to end.
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
+    if let Some(exit) = end_of_process(Object(ctx.arg(0))) {
+        record::send_fixed(To::Changes, &exit);
+    }
+    0
+}
+
+/// `None` for a thread that leaves others behind, and for processes of no interest.
+#[inline(always)]
+fn end_of_process(task: Object) -> Option<ExitRecord> {
+    let leader = task.follow(Field::TaskGroupLeader)?;
+    let pid = leader.follow(Field::TaskThreadPid)?;
+    let ns_level: u32 = pid.get(Field::PidLevel);
+    let ns_tgid: u32 = if ns_level == 0 { 0 } else { innermost_id(pid, ns_level)? };
+    if ns_tgid != 1 && !may_be_sentry(leader) {
+        return None;
+    }
+    let signal = task.follow(Field::TaskSignal)?;
+    let live: u32 = read(signal.address_of(Field::SignalLive)?);
+    if live != 0 {
+        return None;
+    }
+    Some(ExitRecord {
+        header: record::header(RecordKind::Exit),
+        start_boottime_ns: leader.get(Field::TaskStartBoottime),
+        tgid: leader.get(Field::TaskTgid),
+        wait_status: wait_status(signal, leader)?,
+        ns_tgid,
+        ns_level,
+        memcg: memcg(leader),
+        parent_memcg: memcg(Object(leader.get(Field::TaskRealParent))),
+    })
+}
+
+#[inline(always)]
+fn innermost_id(pid: Object, level: u32) -> Option<u32> {
+    let numbers = pid.address_of(Field::PidNumbers)?;
+    Some(Object(numbers + u64::from(level) * offset(Field::UpidSize)?).get(Field::UpidNr))
+}
+
+/// As `wait_task_zombie` of `kernel/exit.c` takes it, 5.10 to 7.2.
+#[inline(always)]
+fn wait_status(signal: Object, leader: Object) -> Option<u32> {
+    let flags: u32 = read(signal.address_of(Field::SignalFlags)?);
+    let status = if flags & SIGNAL_GROUP_EXIT == 0 {
+        leader.address_of(Field::TaskExitCode)?
+    } else {
+        signal.address_of(Field::SignalGroupExitCode)?
+    };
+    Some(read(status))
+}
+
+#[inline(always)]
+fn memcg(task: Object) -> MemcgRef {
+    match memcg_of_task(task) {
+        Some(memcg) => memcg_reference(memcg),
+        None => MemcgRef { id: 0, hierarchy: 0, level: 0 },
+    }
+}

@@ -1,0 +1,191 @@
+//! Verdicts on containers without a kernel, in every order in which kills and ends may be told.
+
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+const KEY: SandboxKey = SandboxKey { pid: 7, start_ticks: 70 };
+
+fn memcg(id: u64) -> MemcgId {
+    MemcgId { hierarchy: 0, id }
+}
+
+fn cgroup(id: u64) -> WorkloadKey {
+    WorkloadKey::Cgroup(memcg(id))
+}
+
+fn kill(incident_id: &str, container: u64, killed_ns: u64) -> Awaited {
+    let path = CgroupPath::from_bytes(format!("/c{container}").as_bytes());
+    let subject = Some(Subject { memcg: memcg(container), path: None });
+    let container = Container::Cgroup { path, id: Some(memcg(container)) };
+    Awaited { incident_id: incident_id.to_owned(), subject, container, killed_ns }
+}
+
+fn kill_in_sandbox(incident_id: &str, killed_ns: u64) -> Awaited {
+    let container = Container::Sandbox { key: KEY, workload: Box::default() };
+    Awaited { incident_id: incident_id.to_owned(), subject: None, container, killed_ns }
+}
+
+fn survived(awaited: Awaited) -> Verdict {
+    Verdict { awaited, survived: true, exit_code: None, ended_ns: None }
+}
+
+fn ended(awaited: Awaited, exit_code: Option<i32>, ended_ns: u64) -> Verdict {
+    Verdict { awaited, survived: false, exit_code, ended_ns: Some(ended_ns) }
+}
+
+fn outcomes() -> Outcomes {
+    Outcomes::new(true)
+}
+
+fn due(outcomes: &mut Outcomes, now_ns: u64, populated: bool) -> Vec<Verdict> {
+    outcomes.due(now_ns, |_, _| populated)
+}
+
+#[test]
+fn a_verdict_is_due_once_for_each_container() {
+    let mut outcomes = outcomes();
+    for (incident_id, container, killed_ns) in [("a", 1, 0), ("a", 1, 5), ("b", 1, 9), ("a", 2, 7)] {
+        assert_eq!(outcomes.killed(kill(incident_id, container, killed_ns)), None);
+    }
+    assert!(due(&mut outcomes, SECOND, true).is_empty());
+    assert_eq!(outcomes.next_deadline(), Some(VERDICT_AFTER_NS));
+    assert_eq!(due(&mut outcomes, 2 * SECOND, true), [survived(kill("a", 1, 0)), survived(kill("a", 2, 7))]);
+    assert_eq!(outcomes.next_deadline(), None);
+}
+
+#[test]
+fn an_exit_after_the_kill_ends_the_wait_with_its_code() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    outcomes.killed(kill("b", 2, 10));
+    let keys = [cgroup(9), cgroup(1), WorkloadKey::Sandbox(KEY)];
+    assert_eq!(outcomes.exited(&keys, 20, 137), [ended(kill("a", 1, 10), Some(137), 20)]);
+    assert!(outcomes.removed(memcg(1), 30).is_empty(), "its end was told");
+    assert_eq!(outcomes.killed(kill("c", 1, 15)), None, "a second victim of a container that is gone");
+    assert_eq!(due(&mut outcomes, u64::MAX, true), [survived(kill("b", 2, 10))]);
+}
+
+#[test]
+fn an_exit_told_before_the_kill_is_its_end() {
+    let mut outcomes = outcomes();
+    assert!(outcomes.exited(&[cgroup(1)], 20, 3).is_empty());
+    assert_eq!(outcomes.killed(kill("a", 1, 10)), Some(ended(kill("a", 1, 10), Some(3), 20)));
+    assert_eq!(outcomes.killed(kill("a", 1, 12)), None);
+}
+
+#[test]
+fn a_removal_told_before_the_kill_is_its_end_too() {
+    let mut outcomes = outcomes();
+    outcomes.exited(&[cgroup(1)], 20, 3);
+    outcomes.removed(memcg(1), 30);
+    outcomes.removed(memcg(2), 30);
+    assert_eq!(outcomes.killed(kill("a", 1, 10)), Some(ended(kill("a", 1, 10), Some(3), 20)));
+    assert_eq!(outcomes.killed(kill("a", 2, 10)), Some(ended(kill("a", 2, 10), None, 30)));
+}
+
+#[test]
+fn a_removed_cgroup_ends_the_wait_without_a_code_where_no_init_was_seen() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    assert_eq!(outcomes.removed(memcg(1), 20), [ended(kill("a", 1, 10), None, 20)]);
+}
+
+#[test]
+fn an_exit_before_the_kill_may_be_that_of_the_container_before() {
+    let mut outcomes = outcomes();
+    outcomes.exited(&[cgroup(1)], 5, 3);
+    assert_eq!(outcomes.killed(kill("a", 1, 10)), None);
+    assert_eq!(due(&mut outcomes, 2 * SECOND, true), [survived(kill("a", 1, 10))]);
+    outcomes.killed(kill("b", 1, 3 * SECOND));
+    let second = outcomes.exited(&[cgroup(1)], 3 * SECOND + 1, 4);
+    assert_eq!(second, [ended(kill("b", 1, 3 * SECOND), Some(4), 3 * SECOND + 1)]);
+}
+
+#[test]
+fn a_cgroup_without_processes_ended_with_the_code_of_its_init() {
+    let mut outcomes = outcomes();
+    outcomes.exited(&[cgroup(1)], 5, 3);
+    outcomes.killed(kill("a", 1, 10));
+    outcomes.killed(kill("a", 2, 10));
+    let verdicts = due(&mut outcomes, 2 * SECOND, false);
+    let codes: Vec<_> = verdicts.iter().map(|verdict| (verdict.survived, verdict.exit_code)).collect();
+    assert_eq!(codes, [(false, Some(3)), (false, None)]);
+}
+
+#[test]
+fn an_init_that_gives_up_after_the_verdict_had_survived() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS + 10, true), [survived(kill("a", 1, 10))]);
+    assert!(outcomes.exited(&[cgroup(1)], 19 * SECOND / 10, 1).is_empty());
+}
+
+#[test]
+fn a_container_whose_cgroup_was_never_seen_is_known_by_its_path() {
+    let mut outcomes = outcomes();
+    let unseen = |path: &[u8]| Awaited {
+        container: Container::Cgroup { path: CgroupPath::from_bytes(path), id: None },
+        ..kill("a", 1, 10)
+    };
+    for path in [&b"/x"[..], b"/y", b"/x"] {
+        assert_eq!(outcomes.killed(unseen(path)), None);
+    }
+    assert!(outcomes.exited(&[cgroup(1)], 20, 3).is_empty());
+    assert_eq!(due(&mut outcomes, u64::MAX, true), [survived(unseen(b"/x")), survived(unseen(b"/y"))]);
+}
+
+#[test]
+fn a_sandbox_ends_once_whoever_tells_of_it_first() {
+    let sandbox = [WorkloadKey::Sandbox(KEY)];
+    let verdict = ended(kill_in_sandbox("a", 10), Some(0), 20);
+
+    let mut exit_first = outcomes();
+    exit_first.killed(kill_in_sandbox("a", 10));
+    assert_eq!(exit_first.exited(&sandbox, 20, 0), [verdict.clone()]);
+    assert_eq!(exit_first.killed(kill_in_sandbox("a", 25)), None, "a stub that was killed while the sentry ended");
+    assert!(exit_first.sandbox_gone(KEY, 30).is_empty());
+
+    let mut gone_first = outcomes();
+    gone_first.killed(kill_in_sandbox("a", 10));
+    assert!(gone_first.sandbox_gone(KEY, 30).is_empty());
+    assert_eq!(gone_first.next_deadline(), Some(30 + CODE_AFTER_NS));
+    assert_eq!(gone_first.exited(&sandbox, 20, 0), [verdict.clone()]);
+    assert_eq!(gone_first.killed(kill_in_sandbox("a", 15)), None);
+
+    let mut kill_last = outcomes();
+    kill_last.sandbox_gone(KEY, 30);
+    assert_eq!(kill_last.killed(kill_in_sandbox("a", 10)), None);
+    assert_eq!(kill_last.exited(&sandbox, 20, 0), [verdict]);
+}
+
+#[test]
+fn a_sandbox_whose_exit_is_never_told_ended_without_a_code() {
+    let mut blind = Outcomes::new(false);
+    blind.killed(kill_in_sandbox("a", 10));
+    assert_eq!(blind.sandbox_gone(KEY, 30), [ended(kill_in_sandbox("a", 10), None, 30)]);
+
+    let mut lost = outcomes();
+    lost.killed(kill_in_sandbox("a", 10));
+    lost.sandbox_gone(KEY, 30);
+    assert_eq!(due(&mut lost, SECOND, true), [ended(kill_in_sandbox("a", 10), None, 30)]);
+}
+
+#[test]
+fn a_sandbox_that_is_still_there_survived() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill_in_sandbox("a", 10));
+    assert_eq!(due(&mut outcomes, 2 * SECOND, false), [survived(kill_in_sandbox("a", 10))]);
+}
+
+#[test]
+fn ends_are_remembered_for_a_while_and_in_bounded_number() {
+    let mut outcomes = outcomes();
+    let count = u64::try_from(MAX_ENDS).unwrap();
+    for id in 0..2 * count {
+        outcomes.removed(memcg(id), 20);
+    }
+    assert_eq!((outcomes.ends.len(), outcomes.ended.len()), (MAX_ENDS, MAX_ENDS));
+    assert!(outcomes.killed(kill("a", 2 * count - 1, 10)).is_some());
+    outcomes.removed(memcg(0), 21 + REMEMBER_NS);
+    assert_eq!((outcomes.ends.len(), outcomes.ended.len()), (1, 1));
+}

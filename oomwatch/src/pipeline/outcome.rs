@@ -1,0 +1,75 @@
+//! What became of containers: ends as sources see them to `outcome`, its verdicts to events.
+
+use super::Pipeline;
+use crate::{
+    correlate::Finding,
+    event::{Body, Confidence, OomOutcome, Severity, Source},
+    observation::{Exited, Observation, SandboxKey, WorkloadKey},
+    outcome::{Awaited, Container, Verdict},
+};
+
+impl Pipeline {
+    /// Verdicts that an observation allows.
+    pub(super) fn verdicts(&mut self, observation: &Observation) -> Vec<Verdict> {
+        match observation {
+            Observation::CgroupRemoved(change) => self.outcomes.removed(change.memcg, change.boot_ns),
+            Observation::Exited(exit) => {
+                let keys = self.ended_with(exit);
+                self.outcomes.exited(&keys, exit.boot_ns, exit.exit_code)
+            }
+            Observation::SandboxGone(gone) => self.outcomes.sandbox_gone(gone.key, gone.boot_ns),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a process may have been the first one of.
+    fn ended_with(&self, exit: &Exited) -> Vec<WorkloadKey> {
+        let ticks = exit.start_ns / (1_000_000_000 / procfs::ticks_per_second().max(1));
+        let sandbox = WorkloadKey::Sandbox(SandboxKey { pid: exit.pid, start_ticks: ticks });
+        let cgroups = if exit.is_init { self.registry.left_by(exit) } else { Vec::new() };
+        cgroups.into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
+    }
+
+    /// What is to be told of the container that a process was killed in.
+    pub(super) fn outcome_of(&self, kill: &Finding, container_depth: usize) -> Option<Awaited> {
+        let (incident_id, victim) = (kill.incident_id.clone()?, kill.subject.clone()?);
+        let path = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned());
+        let path = path?.ancestor(container_depth)?;
+        let container = Container::Cgroup { id: self.registry.id(&path), path };
+        Some(Awaited { incident_id, subject: Some(victim), container, killed_ns: kill.boot_ns })
+    }
+
+    /// Tells what became of a container, now or when it is known.
+    pub(super) fn await_outcome(&mut self, kill: Awaited) {
+        if let Some(verdict) = self.outcomes.killed(kill) {
+            self.report_outcome(verdict);
+        }
+    }
+
+    pub(super) fn report_due_outcomes(&mut self, now_ns: u64) {
+        let hierarchy = self.hierarchy.as_ref();
+        let verdicts = self.outcomes.due(now_ns, |memcg, path| {
+            hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(memcg, path))
+        });
+        verdicts.into_iter().for_each(|verdict| self.report_outcome(verdict));
+    }
+
+    pub(super) fn report_outcome(&mut self, verdict: Verdict) {
+        let Verdict { awaited, survived, exit_code, ended_ns } = verdict;
+        let (sandbox, seen_by) = match awaited.container {
+            Container::Cgroup { .. } => (None, Source::Cgroup),
+            Container::Sandbox { workload, .. } => (Some(*workload), Source::Gvisor),
+        };
+        self.report(Finding {
+            boot_ns: ended_ns.unwrap_or(0),
+            body: Body::OomOutcome(OomOutcome { container_survived: survived, exit_code }),
+            severity: if survived { Severity::Warning } else { Severity::Critical },
+            source: if exit_code.is_some() { Source::Bpf } else { seen_by },
+            confidence: Confidence::Exact,
+            incident_id: Some(awaited.incident_id),
+            subject: awaited.subject,
+            sandbox,
+            limit_depth: None,
+        });
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Every program may fail to load or attach on its own; the agent goes on with the others.
 //! Field offsets come from `offsets`, never from a kernel version. Nothing here runs outside an OOM,
-//! a futile reclaim pass or a cgroup's birth and death.
+//! a futile reclaim pass or a cgroup's birth and death, but for a few loads at an exec and at a thread's exit.
 #![no_std]
 #![no_main]
 #![expect(clippy::inline_always, reason = "verifiers before Linux 5.16 follow no pointer into another function")]

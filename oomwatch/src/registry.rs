@@ -168,7 +168,8 @@ impl Registry {
     pub(crate) fn left_by(&self, exit: &Exited) -> Vec<MemcgId> {
         let root = CgroupPath::root();
         let own = exit.memcg.and_then(|memcg| self.path(memcg));
-        let parent = exit.parent_memcg.and_then(|(memcg, depth)| if depth == 0 { Some(&root) } else { self.path(memcg) });
+        let parent =
+            exit.parent_memcg.and_then(|(memcg, depth)| if depth == 0 { Some(&root) } else { self.path(memcg) });
         let (Some(own), Some(parent)) = (own, parent) else { return Vec::new() };
         let left = (1..=own.depth()).filter_map(|depth| own.ancestor(depth)).filter(|around| !parent.is_within(around));
         left.filter_map(|around| self.id(&around)).collect()

@@ -116,7 +116,8 @@ impl Correlator {
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Exec(_) | Observation::Exited(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {}
+            Observation::Exec(_) | Observation::Exited(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {
+            }
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
             Observation::MemoryCrossed(crossed) => {

@@ -127,21 +127,6 @@ impl Entry {
         let (memcg, path) = self.sandbox.cgroup.clone()?;
         Some(Subject { memcg, path: Some(path) })
     }
-
-    fn finding(&self, boot_ns: u64, body: Body, severity: Severity, incident_id: String) -> Finding {
-        Finding {
-            boot_ns,
-            body,
-            severity,
-            source: Source::Gvisor,
-            confidence: Confidence::Exact,
-            incident_id: Some(incident_id),
-            subject: self.subject(),
-            sandbox: Some(self.sandbox.workload.clone()),
-            limit_depth: None,
-        }
-    }
-
 }
 
 /// What is told of a line that was crossed.

@@ -48,9 +48,9 @@ impl Pipeline {
 
     pub(super) fn report_due_outcomes(&mut self, now_ns: u64) {
         let hierarchy = self.hierarchy.as_ref();
-        let verdicts = self.outcomes.due(now_ns, |memcg, path| {
-            hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(memcg, path))
-        });
+        let verdicts = self
+            .outcomes
+            .due(now_ns, |memcg, path| hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(memcg, path)));
         verdicts.into_iter().for_each(|verdict| self.report_outcome(verdict));
     }
 

@@ -7,10 +7,7 @@ use crate::{
     cgroup_path::CgroupPath,
     clock,
     correlate::{Finding, Subject},
-    event::{
-        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity,
-        Source,
-    },
+    event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
     workload::{CgroupIdentity, LimitOwner, Workload, limit_owner},
 };
 

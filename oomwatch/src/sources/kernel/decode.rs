@@ -1,15 +1,17 @@
 //! Bytes of the ring buffer to observations. Pure: lengths are checked, sizes turned from pages into bytes.
 
 use oomwatch_common::{
-    CgroupRecord, ExecRecord, ExitRecord, KillRecord, MAX_LEVELS, MemcgLevel, MemcgRef, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes,
-    PressureRecord, RecordHeader, RecordKind, TraceRecord,
+    CgroupRecord, ExecRecord, ExitRecord, KillRecord, MAX_LEVELS, MemcgLevel, MemcgRef, OomContext, OomEndRecord,
+    PATH_CAPACITY, PathBytes, PressureRecord, RecordHeader, RecordKind, TraceRecord,
 };
 use thiserror::Error;
 
 use super::trace_format::TraceFormat;
 use crate::{
     cgroup_path::CgroupPath,
-    observation::{CgroupChange, Exited, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory},
+    observation::{
+        CgroupChange, Exited, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory,
+    },
 };
 
 /// Limits from here on mean "no limit", in pages: the kernel's `PAGE_COUNTER_MAX` is `LONG_MAX / PAGE_SIZE`, and

@@ -95,6 +95,7 @@ fn take(step: &step::Step) -> io::Result<()> {
             Ok(())
         }
         Step::Exit(code) => process::exit(*code),
+        Step::NewPids => process::new_pids(),
         Step::Exec(command) => exec(command),
         Step::Pretend(arguments) => process::pretend(arguments),
         Step::LoseLeader => Ok(()),

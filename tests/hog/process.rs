@@ -28,6 +28,11 @@ pub(crate) fn set_comm(name: &OsStr) -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }).map(drop)
 }
 
+pub(crate) fn new_pids() -> io::Result<()> {
+    // SAFETY: the call has no precondition.
+    checked(unsafe { libc::unshare(libc::CLONE_NEWPID) }).map(drop)
+}
+
 pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
     // SAFETY: the call has no precondition.
     checked(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
@@ -81,6 +86,7 @@ pub(crate) fn exit(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
+/// The same, with the outcome as a code.
 fn end(outcome: Result<(), String>) -> ! {
     exit(match outcome {
         Ok(()) => 0,

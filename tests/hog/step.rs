@@ -57,6 +57,8 @@ pub(crate) enum Step {
     Sharer,
     /// `reap`: waits for a child and says `exited=CODE` or `killed=SIGNAL`.
     Reap,
+    /// `new-pids`: the next child is the init of a pid namespace of its own, and those after it live in there.
+    NewPids,
     /// `exit=CODE`: ends this process.
     Exit(u8),
     /// `lose-leader`: a new thread takes the other steps, and the first thread of this process ends.
@@ -125,6 +127,7 @@ fn single(argument: &OsStr) -> Option<Step> {
             b"free" => Some(Step::Free),
             b"sharer" => Some(Step::Sharer),
             b"reap" => Some(Step::Reap),
+            b"new-pids" => Some(Step::NewPids),
             b"lose-leader" => Some(Step::LoseLeader),
             b"sleep" => Some(Step::Sleep),
             _ => None,

@@ -1,14 +1,29 @@
 //! What became of a container after a kill in it: it lived on, or it ended, with the code that its runtime tells.
 
-use support::{Agent, Container, Event, Events as _, Runtime, require};
+use std::ffi::OsString;
+
+use support::{Agent, Cgroup, Container, Event, Events as _, Hog, Runtime, require};
 
 const LIMIT_MIB: u64 = 48;
 /// A child eats until it is killed, and the first process sees that.
 const CHILD: [&str; 4] = ["child", "eat=all", "end", "reap"];
 
 fn of(container: &Container) -> impl Fn(&Event) -> bool {
-    let id = container.id().to_owned();
+    of_id(container.id())
+}
+
+fn of_id(id: &str) -> impl Fn(&Event) -> bool {
+    let id = id.to_owned();
     move |event| event.kind() == "oom_outcome" && event.text("/workload/container_id") == Some(&*id)
+}
+
+/// A cgroup with the name that docker would give it, and the container's id; no runtime has to work on this kernel.
+fn of_docker_form() -> (Cgroup, String) {
+    let name = support::unique_name();
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let id = format!("{hex:0>64}").split_off(hex.len().saturating_sub(64));
+    let path = format!("/{name}.slice/docker-{id}.scope");
+    (Cgroup::make(path).limited_to_mib(16), id)
 }
 
 fn killed_init(runtime: Runtime) {
@@ -51,6 +66,57 @@ fn gives_up(runtime: Runtime, before: &[&'static str], code: u8) {
     let kills = events.kills_below(container.cgroup().path());
     let incidents: Vec<_> = kills.iter().map(|kill| kill.text("/incident_id")).collect();
     assert_eq!(incidents, [survived.text("/incident_id"), ended.text("/incident_id")], "{events:#?}");
+}
+
+/// As any container, but started by hand. The agent stands still around what happens, so its order is the rings'.
+#[test]
+fn the_init_of_a_namespace_in_a_container_is_not_the_containers() {
+    require!(Agent);
+    let (cgroup, id) = of_docker_form();
+    let agent = Agent::start();
+    let nested = ["child", "new-pids", "child", "exit=9", "end", "reap", "end", "reap"];
+    let inside = [&["say=ready", "wait"][..], &CHILD[..], &nested, &["wait"], &CHILD, &["exit=7"]].concat();
+    let mut steps: Vec<OsString> = vec!["new-pids".into(), "child".into(), cgroup.join_step()];
+    steps.extend(inside.into_iter().chain(["end", "reap"]).map(OsString::from));
+    let mut hog = Hog::start(steps);
+    hog.wait_until_it_says("ready");
+    agent.pause();
+    hog.go();
+    for line in ["killed=9", "exited=9", "exited=0"] {
+        hog.wait_until_it_says(line);
+    }
+    agent.resume();
+    let survived = agent.wait_for("what became of the container", of_id(&id));
+    assert_eq!(survived.flag("/container_survived"), Some(true), "{survived}");
+    agent.pause();
+    hog.go();
+    for line in ["killed=9", "exited=7"] {
+        hog.wait_until_it_says(line);
+    }
+    assert!(hog.wait().success());
+    agent.resume();
+    let ended = agent.wait_for("the end of the container", |event| of_id(&id)(event) && *event != survived);
+    assert_eq!(ended.flag("/container_survived"), Some(false), "{ended}");
+    assert_eq!(ended.number("/exit_code"), Some(7), "{ended}");
+    drop(agent.stop());
+}
+
+#[test]
+fn a_container_in_the_namespace_of_the_host_ends_without_a_code() {
+    require!(Agent);
+    let (cgroup, id) = of_docker_form();
+    let agent = Agent::start();
+    let steps = [&CHILD[..], &["exit=4"]].concat();
+    let mut hog = Hog::ready_in(&cgroup, steps);
+    agent.pause();
+    hog.go();
+    hog.wait_until_it_says("killed=9");
+    assert_eq!(hog.wait().code(), Some(4));
+    agent.resume();
+    let ended = agent.wait_for("the end of the container", of_id(&id));
+    assert_eq!(ended.flag("/container_survived"), Some(false), "{ended}");
+    assert_eq!(ended.field("/exit_code"), None, "no init tells of it: {ended}");
+    drop(agent.stop());
 }
 
 #[test]

@@ -140,7 +140,9 @@ impl Pipeline {
         let verdicts = self.verdicts(&observation);
         let outputs = self.correlator.observe(observation);
         self.take(outputs);
-        verdicts.into_iter().for_each(|verdict| self.report_outcome(verdict));
+        for verdict in verdicts {
+            self.report_outcome(verdict);
+        }
     }
 
     fn tick(&mut self) {

@@ -51,7 +51,9 @@ impl Pipeline {
         let verdicts = self
             .outcomes
             .due(now_ns, |memcg, path| hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(memcg, path)));
-        verdicts.into_iter().for_each(|verdict| self.report_outcome(verdict));
+        for verdict in verdicts {
+            self.report_outcome(verdict);
+        }
     }
 
     pub(super) fn report_outcome(&mut self, verdict: Verdict) {

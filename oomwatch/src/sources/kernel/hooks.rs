@@ -129,6 +129,7 @@ const EXIT: RawHook = RawHook {
 
 /// What is attached.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each hook that may be missing")]
 pub(crate) struct Attached {
     /// Each hook and how it went, for `check` and the log.
     pub(crate) hooks: Vec<Hook>,

@@ -33,9 +33,11 @@ impl Pipeline {
     /// What is to be told of the container that a process was killed in.
     pub(super) fn outcome_of(&self, kill: &Finding, container_depth: usize) -> Option<Awaited> {
         let (incident_id, victim) = (kill.incident_id.clone()?, kill.subject.clone()?);
-        let path = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned());
-        let path = path?.ancestor(container_depth)?;
-        let container = Container::Cgroup { id: self.registry.id(&path), path };
+        let of_victim = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned())?;
+        let path = of_victim.ancestor(container_depth)?;
+        // By its path it could be taken for a successor that is there already.
+        let id = if path == of_victim { Some(victim.memcg) } else { self.registry.id(&path) };
+        let container = Container::Cgroup { path, id };
         Some(Awaited { incident_id, subject: Some(victim), container, killed_ns: kill.boot_ns })
     }
 

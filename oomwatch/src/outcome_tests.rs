@@ -141,7 +141,7 @@ fn a_sandbox_ends_once_whoever_tells_of_it_first() {
 
     let mut exit_first = outcomes();
     exit_first.killed(kill_in_sandbox("a", 10));
-    assert_eq!(exit_first.exited(&sandbox, 20, 0), [verdict.clone()]);
+    assert_eq!(exit_first.exited(&sandbox, 20, 0), std::slice::from_ref(&verdict));
     assert_eq!(exit_first.killed(kill_in_sandbox("a", 25)), None, "a stub that was killed while the sentry ended");
     assert!(exit_first.sandbox_gone(KEY, 30).is_empty());
 
@@ -149,7 +149,7 @@ fn a_sandbox_ends_once_whoever_tells_of_it_first() {
     gone_first.killed(kill_in_sandbox("a", 10));
     assert!(gone_first.sandbox_gone(KEY, 30).is_empty());
     assert_eq!(gone_first.next_deadline(), Some(30 + CODE_AFTER_NS));
-    assert_eq!(gone_first.exited(&sandbox, 20, 0), [verdict.clone()]);
+    assert_eq!(gone_first.exited(&sandbox, 20, 0), std::slice::from_ref(&verdict));
     assert_eq!(gone_first.killed(kill_in_sandbox("a", 15)), None);
 
     let mut kill_last = outcomes();

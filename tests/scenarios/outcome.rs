@@ -20,8 +20,8 @@ fn of_id(id: &str) -> impl Fn(&Event) -> bool {
 /// A cgroup with the name that docker would give it, and the container's id; no runtime has to work on this kernel.
 fn of_docker_form() -> (Cgroup, String) {
     let name = support::unique_name();
-    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let id = format!("{hex:0>64}").split_off(hex.len().saturating_sub(64));
+    let hex = name.bytes().fold(0_u128, |hex, byte| (hex << 8) | u128::from(byte));
+    let id = format!("{hex:064x}");
     let path = format!("/{name}.slice/docker-{id}.scope");
     (Cgroup::make(path).limited_to_mib(16), id)
 }

@@ -13,9 +13,13 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Shape of the agent's own log on standard error
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t, env = "OOMWATCH_LOG_FORMAT")]
+    pub log_format: OutputFormat,
 }
 
-/// What to do.
+/// What to do. A command's own options are a struct beside its code; what several have in common is flattened into it
+/// ([`HostArgs`], [`SocketArg`], [`StateDirArg`]).
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch this host: events to standard output, the agent's own log to standard error
@@ -33,9 +37,22 @@ pub struct HostArgs {
     /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, btf
     #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "btf"])]
     pub withhold: Vec<String>,
-    /// Shape of the agent's own log on standard error
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "OOMWATCH_LOG_FORMAT")]
-    pub log_format: OutputFormat,
+}
+
+/// Where the agent and those who ask it meet; for every command that talks to a running agent.
+#[derive(Debug, Clone, Args)]
+pub struct SocketArg {
+    /// Unix socket at which commands and consumers find the agent; `none` for none
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "OOMWATCH_SOCKET")]
+    pub socket: OrNone<PathBuf>,
+}
+
+/// What outlives the agent; for every command that reads it.
+#[derive(Debug, Clone, Args)]
+pub struct StateDirArg {
+    /// Where the agent keeps its journal and what it knows across restarts; `none` to keep nothing
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR, env = "OOMWATCH_STATE_DIR")]
+    pub state_dir: OrNone<PathBuf>,
 }
 
 /// Options of `run`.
@@ -74,12 +91,12 @@ pub struct RunArgs {
     /// Where metrics and health are served over HTTP; `none` for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9566", env = "OOMWATCH_LISTEN_ADDRESS")]
     pub listen_address: OrNone<SocketAddr>,
-    /// Unix socket at which commands and consumers find the agent; `none` for none
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "OOMWATCH_SOCKET")]
-    pub socket: OrNone<PathBuf>,
-    /// Where the agent keeps its journal and what it knows across restarts; `none` to keep nothing
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR, env = "OOMWATCH_STATE_DIR")]
-    pub state_dir: OrNone<PathBuf>,
+    /// The agent's socket.
+    #[command(flatten)]
+    pub socket: SocketArg,
+    /// The agent's memory.
+    #[command(flatten)]
+    pub state_dir: StateDirArg,
     /// Program to run for each event, with the event's JSON on its standard input; no shell
     #[arg(long, value_name = "COMMAND", env = "OOMWATCH_HOOK")]
     pub hook: Option<String>,
@@ -127,16 +144,6 @@ pub struct CheckArgs {
     pub host: HostArgs,
 }
 
-impl Command {
-    /// Shape of the agent's own log.
-    pub fn log_format(&self) -> OutputFormat {
-        match self {
-            Self::Run(args) => args.host.log_format,
-            Self::Check(args) => args.host.log_format,
-        }
-    }
-}
-
 impl From<RunArgs> for Config {
     fn from(args: RunArgs) -> Self {
         Self {
@@ -153,8 +160,8 @@ impl From<RunArgs> for Config {
             include: args.include,
             exclude: args.exclude,
             listen_address: args.listen_address.0,
-            socket: args.socket.0,
-            state_dir: args.state_dir.0,
+            socket: args.socket.socket.0,
+            state_dir: args.state_dir.state_dir.0,
             hook: args.hook,
             otlp_endpoint: args.otlp_endpoint,
         }

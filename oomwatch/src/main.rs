@@ -7,8 +7,8 @@ use oomwatch::{agent, check, cli, config::Config, log, sinks::stdout::Stdout, st
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let command = cli::Cli::parse().command;
-    let outcome = log::start(command.log_format()).and_then(|()| match command {
+    let cli = cli::Cli::parse();
+    let outcome = log::start(cli.log_format).and_then(|()| match cli.command {
         cli::Command::Run(args) => run(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Check(args) => check::run(&args),
     });

@@ -9,6 +9,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     config::Config,
     host::{HostRoot, memory::MemoryHierarchy, system},
+    live::Live,
     pipeline::{self, Pipeline},
     sinks::Sink,
     sources::{cgroup, gvisor, kernel},
@@ -25,7 +26,9 @@ const REQUESTS: usize = 64;
 ///
 /// # Errors
 /// No source works on this host, or the only one broke.
-pub async fn run(config: Config, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> anyhow::Result<()> {
+pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> anyhow::Result<()> {
+    let live = config.into();
+    let config = live.now();
     for sentence in system::missing_privileges() {
         tracing::warn!("{sentence}");
     }
@@ -48,7 +51,7 @@ pub async fn run(config: Config, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> any
     sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone())));
     sources.spawn(named("gvisor", gvisor::run(gvisor, observations.clone(), order.clone())));
     sources.spawn(named("cgroup", cgroup::run(cgroup, observations, order)));
-    let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests));
+    let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
     pipeline.report_end();
     outcome
 }

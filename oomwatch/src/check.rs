@@ -5,15 +5,27 @@ use std::{
     process::ExitCode,
 };
 
+use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::{
-    cli::CheckArgs,
+    cli::HostArgs,
     config::OutputFormat,
     host::{HostRoot, memory::MemoryHierarchy, system},
     sources::kernel::load::{self, Sight},
 };
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Shape of the report
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "OOMWATCH_OUTPUT")]
+    pub output: OutputFormat,
+    /// The host.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
 
 /// Exit code where kernel events are not exact.
 const DEGRADED: u8 = 3;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::cli::{DEFAULT_SOCKET, DEFAULT_STATE_DIR};
 
 /// Settings of the agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Shape of the events on standard output.
     pub output: OutputFormat,
@@ -66,6 +66,38 @@ impl Default for Config {
             state_dir: Some(DEFAULT_STATE_DIR.into()),
             hook: None,
             otlp_endpoint: None,
+        }
+    }
+}
+
+/// Options that can change while the agent runs; the others wait for its next start.
+pub const LIVE_KEYS: [&str; 9] = [
+    "estimator",
+    "exclude",
+    "gvisor-rpc",
+    "include",
+    "poll-interval",
+    "rearm-percent",
+    "threshold-percent",
+    "warn-all",
+    "workload-events",
+];
+
+impl Config {
+    /// This with what [`LIVE_KEYS`] name taken from `next`.
+    #[must_use]
+    pub fn with_live_of(&self, next: Self) -> Self {
+        Self {
+            estimator: next.estimator,
+            exclude: next.exclude,
+            gvisor_rpc: next.gvisor_rpc,
+            include: next.include,
+            poll_interval: next.poll_interval,
+            rearm_percent: next.rearm_percent,
+            threshold_percent: next.threshold_percent,
+            warn_all: next.warn_all,
+            workload_events: next.workload_events,
+            ..self.clone()
         }
     }
 }

@@ -3,7 +3,8 @@
 //! # Layout
 //! What happens flows through these stages in this order:
 //!
-//! - [`cli`] and [`config`]: what the user typed becomes a checked [`config::Config`].
+//! - [`cli`], [`settings`] and [`config`]: what the user typed and wrote becomes a checked [`config::Config`]; [`live`]
+//!   is one that [`reload`] may change.
 //! - `sources`: each watches one thing and sends [`observation::Observation`]s. `sources::kernel` is the eBPF program.
 //! - [`agent`]: start and stop; starts the sources and the sinks.
 //! - `pipeline`: the agent's state: hands observations to the next four, and events to the sinks.
@@ -12,6 +13,7 @@
 //! - `registry`: which workload a cgroup belongs to, also after its end; [`workload`] is the pure part of it.
 //! - [`inventory`]: workloads under watch, their memory as last measured and what happened to them.
 //! - [`event`]: what is reported, with the names of the interface.
+//! - [`filter`]: which workloads are told of.
 //! - [`sinks`]: events out.
 //!
 //! [`Agent`] is all of it inside another program, as a stream of events.
@@ -27,14 +29,19 @@ pub mod clock;
 pub mod config;
 pub mod correlate;
 pub mod event;
+pub mod filter;
 pub mod host;
 pub mod inventory;
 mod library;
+pub mod live;
 pub mod log;
 pub mod observation;
 mod outcome;
 mod pipeline;
 mod registry;
+pub mod reload;
+pub mod settings;
+pub mod shell;
 pub mod sinks;
 mod sources;
 pub mod stop;

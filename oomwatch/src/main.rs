@@ -1,16 +1,46 @@
 //! The command line: arguments, log, command, exit code.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-use clap::Parser as _;
-use oomwatch::{agent, check, cli, config::Config, log, sinks::stdout::Stdout, stop};
+use anyhow::Context as _;
+use oomwatch::{
+    agent, check,
+    cli::{Cli, Command, RunArgs},
+    live, log,
+    reload::Reload,
+    settings::{self, Effective, Ending, Settings},
+    shell,
+    sinks::stdout::Stdout,
+    stop,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Exit code where the arguments, the environment or the configuration file say what is not allowed.
+const WRONG_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    let outcome = log::start(cli.log_format).and_then(|()| match cli.command {
-        cli::Command::Run(args) => run(args).map(|()| ExitCode::SUCCESS),
-        cli::Command::Check(args) => check::run(&args),
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let Settings { cli, effective, warnings } = match settings::read(&arguments) {
+        Ok(settings) => settings,
+        Err(ending) => return end(ending),
+    };
+    let Cli { command, log_format, .. } = cli;
+    let outcome = log::start(log_format).and_then(|()| {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        match command {
+            Command::Run(args) if args.print_config => print(effective.to_toml().as_bytes()),
+            Command::Run(args) => run(*args, arguments, effective).map(|()| ExitCode::SUCCESS),
+            Command::Check(args) => check::run(&args),
+            Command::Completions { shell } => print(&shell::completions(shell)),
+            Command::Man { command } => print(&shell::manual(command.as_deref())?),
+        }
     });
     outcome.unwrap_or_else(|error| {
         tracing::error!("{error:#}");
@@ -18,11 +48,32 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(args: cli::RunArgs) -> anyhow::Result<()> {
+/// Help was asked for, or something is not allowed.
+fn end(ending: Ending) -> ExitCode {
+    // Where nobody listens there is nobody to tell.
+    match ending {
+        Ending::Help(help) => {
+            drop(help.print());
+            u8::try_from(help.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        Ending::Wrong(wrong) => {
+            drop(writeln!(io::stderr(), "error: {wrong}"));
+            ExitCode::from(WRONG_USAGE)
+        }
+    }
+}
+
+fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
+    io::stdout().lock().write_all(text).context("write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(args: RunArgs, arguments: Vec<OsString>, effective: Effective) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stopper, stop) = stop::channel();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = signal(SignalKind::hangup())?;
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -30,8 +81,9 @@ fn run(args: cli::RunArgs) -> anyhow::Result<()> {
             }
             stopper.stop();
         });
-        let config: Config = args.into();
-        let stdout = Stdout::start(config.output)?;
+        let (changer, config) = live::channel(args.into());
+        tokio::spawn(Reload { arguments, effective, changer }.at_every(hangup));
+        let stdout = Stdout::start(config.now().output)?;
         agent::run(config, vec![Box::new(stdout)], stop).await
     })
 }

@@ -31,7 +31,7 @@ pub fn agent_command(arguments: &[&str]) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OOMWATCH_")) {
         command.env_remove(name);
     }
-    for shared in ["OOMWATCH_LISTEN_ADDRESS", "OOMWATCH_SOCKET", "OOMWATCH_STATE_DIR"] {
+    for shared in ["OOMWATCH_CONFIG", "OOMWATCH_LISTEN_ADDRESS", "OOMWATCH_SOCKET", "OOMWATCH_STATE_DIR"] {
         command.env(shared, "none");
     }
     command
@@ -90,6 +90,16 @@ impl Agent {
     /// Lines on standard output so far.
     pub fn lines(&self) -> Vec<String> {
         self.stdout.get()
+    }
+
+    /// Lines of its log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.stderr.get()
+    }
+
+    /// Sends the signal to read the configuration again, and does not wait.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// Events so far.

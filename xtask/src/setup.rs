@@ -54,6 +54,7 @@ const HOST_TEST: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
     Need::Package("crun", "crun"),
     Need::Package("dockerd", "docker.io"),
+    Need::Package("man", "man-db"),
     Need::Package("runc", "runc"),
     Need::Runsc,
 ];

@@ -10,7 +10,10 @@ mod workloads;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{
+    mpsc::{Receiver, Sender},
+    watch,
+};
 
 pub(crate) use self::request::Request;
 use crate::{
@@ -18,18 +21,25 @@ use crate::{
     config::Config,
     correlate::{Correlator, Output, Subject},
     event::AgentStarted,
+    filter::Filter,
     host::{HostRoot, memory::MemoryHierarchy, system},
     inventory::Inventory,
+    live::Live,
     observation::{Lost, LostRecords, Observation, Sandbox, SandboxKey},
     outcome::Outcomes,
     registry::Registry,
     sinks::{Sink, Sinks},
-    sources::kernel::load::Sight,
+    sources::{cgroup, gvisor, kernel::load::Sight},
 };
 
 /// The agent's state.
 pub(crate) struct Pipeline {
     config: Config,
+    filter: Filter,
+    /// What is wanted of the gVisor source now.
+    of_gvisor: watch::Sender<gvisor::Wanted>,
+    /// What is wanted of the cgroup source now.
+    of_cgroups: watch::Sender<cgroup::Wanted>,
     hierarchy: Option<MemoryHierarchy>,
     correlator: Correlator,
     outcomes: Outcomes,
@@ -58,6 +68,9 @@ impl Pipeline {
         let boot_id = system::boot_id().context("read the boot id")?;
         Ok(Self {
             config: config.clone(),
+            filter: Filter::new(&config.include, &config.exclude).context("include and exclude")?,
+            of_gvisor: watch::Sender::new(sandboxes::wanted(config)),
+            of_cgroups: watch::Sender::new(workloads::wanted(config)),
             correlator: Correlator::new(sight.facts, &boot_id),
             outcomes: Outcomes::new(sight.sees_exit),
             inventory: Inventory::default(),
@@ -91,11 +104,17 @@ impl Pipeline {
     }
 
     /// Takes in observations until the source is gone and the queue is empty.
-    pub(crate) async fn follow(&mut self, mut queue: Receiver<Observation>, mut requests: Receiver<Request>) {
+    pub(crate) async fn follow(
+        &mut self,
+        mut queue: Receiver<Observation>,
+        mut requests: Receiver<Request>,
+        mut live: Live,
+    ) {
         loop {
             let deadline = sleep_until(self.next_deadline());
             tokio::select! {
                 biased;
+                config = live.changed() => self.configure(&config),
                 observation = queue.recv() => match observation {
                     Some(observation) => self.observe(observation),
                     None => break,
@@ -106,6 +125,17 @@ impl Pipeline {
         }
         let last = self.correlator.finish();
         self.take(last);
+    }
+
+    /// From now on this configuration holds.
+    fn configure(&mut self, config: &Config) {
+        match Filter::new(&config.include, &config.exclude) {
+            Ok(filter) => self.filter = filter,
+            Err(error) => tracing::error!(%error, "include and exclude stay as they were"),
+        }
+        self.of_gvisor.send_replace(sandboxes::wanted(config));
+        self.of_cgroups.send_replace(workloads::wanted(config));
+        self.config = config.clone();
     }
 
     fn next_deadline(&self) -> Option<u64> {

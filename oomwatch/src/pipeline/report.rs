@@ -15,6 +15,13 @@ impl Pipeline {
     pub(super) fn report(&mut self, mut finding: Finding) {
         let now_ns = clock::boot_ns();
         let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
+        let known_workload = known.as_ref().map(|(workload, _)| Arc::clone(workload));
+        let workload = merge(finding.sandbox.clone(), known_workload);
+        if let Some(workload) = workload.as_ref().filter(|workload| !self.filter.admits(workload)) {
+            let (cgroup, container) = (workload.cgroup_path.as_deref(), workload.container_id.as_deref());
+            tracing::debug!(cgroup, container, "an event that is not included or excluded is not told");
+            return;
+        }
         let sandbox_depth =
             finding.sandbox.as_ref().and(finding.subject.as_ref()).and_then(|subject| subject.path.as_ref());
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or(sandbox_depth.map(CgroupPath::depth));
@@ -28,7 +35,6 @@ impl Pipeline {
             _ => None,
         };
         self.count(&finding, container_depth);
-        let workload = merge(finding.sandbox.take(), known.map(|(workload, _)| workload));
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {
             schema: SCHEMA,

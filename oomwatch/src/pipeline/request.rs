@@ -15,7 +15,14 @@ pub(crate) enum Request {
 impl Pipeline {
     pub(super) fn answer(&mut self, request: Request) {
         match request {
-            Request::Workloads(back) => drop(back.send(self.inventory.rows())),
+            Request::Workloads(back) => drop(back.send(self.rows())),
         }
+    }
+
+    /// Every workload that is told of.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = self.inventory.rows();
+        rows.retain(|row| self.filter.admits(&row.workload));
+        rows
     }
 }

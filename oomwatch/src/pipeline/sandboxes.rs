@@ -29,7 +29,7 @@ impl Pipeline {
         gvisor::Start {
             root: HostRoot::new(&self.config.host_root),
             hierarchy: self.hierarchy.clone(),
-            wanted: wanted(&self.config),
+            wanted: self.of_gvisor.subscribe(),
             execs: self.sees_exec.then_some(execs),
         }
     }
@@ -106,7 +106,7 @@ pub(super) fn settings(config: &Config) -> Settings {
     }
 }
 
-fn wanted(config: &Config) -> gvisor::Wanted {
+pub(super) fn wanted(config: &Config) -> gvisor::Wanted {
     let estimator = match config.estimator {
         config::Estimator::Auto => Choice::Auto,
         config::Estimator::Cgroup => Choice::Only(Estimator::Cgroup),

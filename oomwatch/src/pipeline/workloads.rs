@@ -8,6 +8,7 @@ use super::{Pipeline, sandboxes::settings};
 use crate::{
     cgroup_path::CgroupPath,
     clock,
+    config::Config,
     correlate::{Finding, Subject},
     event::Body,
     host::HostRoot,
@@ -63,6 +64,10 @@ impl Cgroups {
     }
 }
 
+pub(super) fn wanted(config: &Config) -> Wanted {
+    Wanted { warn: config.warn_all, settings: settings(config) }
+}
+
 impl Pipeline {
     /// What the cgroup source needs.
     pub(crate) fn cgroup_source(&mut self) -> cgroup::Start {
@@ -71,7 +76,7 @@ impl Pipeline {
         cgroup::Start {
             root: HostRoot::new(&self.config.host_root),
             hierarchy: self.hierarchy.clone(),
-            wanted: Wanted { warn: self.config.warn_all, settings: settings(&self.config) },
+            wanted: self.of_cgroups.subscribe(),
             changes,
         }
     }

@@ -10,7 +10,10 @@ mod watcher;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{
+    mpsc::{Receiver, Sender},
+    watch,
+};
 
 pub(crate) use self::watcher::Wanted;
 use self::watcher::Watcher;
@@ -28,8 +31,8 @@ pub(crate) struct Start {
     pub(crate) root: HostRoot,
     /// The memory cgroups.
     pub(crate) hierarchy: Option<MemoryHierarchy>,
-    /// What the user wants.
-    pub(crate) wanted: Wanted,
+    /// What the user wants, now and later.
+    pub(crate) wanted: watch::Receiver<Wanted>,
     /// Cgroups as they come and go.
     pub(crate) changes: Receiver<Change>,
 }
@@ -56,12 +59,13 @@ pub(crate) struct Candidate {
 
 /// Measures until `stop`.
 pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
-    let Start { root, hierarchy, wanted, mut changes } = start;
+    let Start { root, hierarchy, mut wanted, mut changes } = start;
     let Some(hierarchy) = hierarchy else {
         stop.stopped().await;
         return Ok(());
     };
-    let mut watcher = Watcher::new(root, hierarchy, wanted);
+    let first = *wanted.borrow_and_update();
+    let mut watcher = Watcher::new(root, hierarchy, first);
     loop {
         watcher.turn(clock::boot_ns());
         for observation in watcher.take_observations() {
@@ -71,6 +75,7 @@ pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> a
         tokio::select! {
             () = stop.stopped() => return Ok(()),
             Some(change) = changes.recv() => watcher.change(change, clock::boot_ns()),
+            Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update(), clock::boot_ns()),
             () = sleep_until(deadline_ns) => {}
         }
     }

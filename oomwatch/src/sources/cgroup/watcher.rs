@@ -92,6 +92,21 @@ impl Watcher {
         }
     }
 
+    /// From now on the user wants this: every cgroup is looked at anew, and where warnings begin, what is near its limit
+    /// already is told.
+    pub(super) fn want(&mut self, wanted: Wanted, now_ns: u64) {
+        let begins = wanted.warn && !self.wanted.warn;
+        self.wanted = wanted;
+        for watched in self.watched.values_mut() {
+            watched.watch.set(wanted.settings);
+            if begins {
+                watched.watch.tell_again();
+            }
+            watched.due_ns = now_ns;
+        }
+        self.due = self.watched.keys().map(|memcg| (now_ns, *memcg)).collect();
+    }
+
     /// What was seen since the last call.
     pub(super) fn take_observations(&mut self) -> Vec<Observation> {
         std::mem::take(&mut self.out)

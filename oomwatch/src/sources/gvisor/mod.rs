@@ -20,7 +20,10 @@ use std::{io, os::fd::OwnedFd, time::Duration};
 use anyhow::Context as _;
 use tokio::{
     io::unix::AsyncFd,
-    sync::mpsc::{Receiver, Sender},
+    sync::{
+        mpsc::{Receiver, Sender},
+        watch as changes,
+    },
     task::JoinSet,
 };
 
@@ -42,16 +45,17 @@ pub(crate) struct Start {
     pub(crate) root: HostRoot,
     /// The memory cgroups.
     pub(crate) hierarchy: Option<MemoryHierarchy>,
-    /// What the user wants.
-    pub(crate) wanted: Wanted,
+    /// What the user wants, now and later.
+    pub(crate) wanted: changes::Receiver<Wanted>,
     /// Processes that may be sentries and began a program; `None` where the kernel does not tell.
     pub(crate) execs: Option<Receiver<u32>>,
 }
 
 /// Watches until `stop`.
 pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
-    let Start { root, hierarchy, wanted, mut execs } = start;
-    let mut watcher = Watcher::new(root, hierarchy, wanted, execs.is_some()).context("look for gVisor sandboxes")?;
+    let Start { root, hierarchy, mut wanted, mut execs } = start;
+    let first = *wanted.borrow_and_update();
+    let mut watcher = Watcher::new(root, hierarchy, first, execs.is_some()).context("look for gVisor sandboxes")?;
     let (mut sentries, mut answers) = (JoinSet::new(), JoinSet::new());
     loop {
         watcher.tick(clock::boot_ns());
@@ -77,6 +81,7 @@ pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> a
             Some(Ok(crossed)) = answers.join_next() => {
                 out.send(Observation::MemoryCrossed(Box::new(crossed))).await.context("pass on a warning")?;
             }
+            Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update()),
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -134,6 +134,15 @@ impl Watcher {
         })
     }
 
+    /// From now on the user wants this.
+    pub(super) fn want(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+        for watched in self.watched.values_mut() {
+            watched.watch.set(wanted.settings);
+            watched.meter.set_choice(wanted.estimator);
+        }
+    }
+
     /// What was seen since the last call.
     pub(super) fn take_observations(&mut self) -> Vec<Observation> {
         std::mem::take(&mut self.out)

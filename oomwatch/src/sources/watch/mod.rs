@@ -126,6 +126,17 @@ impl Watch {
         Self { settings, growth: Growth::default(), told: None, below_since_ns: None, last: None, peak_bytes: 0 }
     }
 
+    /// From now on this is asked for. What was told stays told.
+    pub(crate) fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Forgets what was told.
+    pub(crate) fn tell_again(&mut self) {
+        self.told = None;
+        self.below_since_ns = None;
+    }
+
     /// Takes a reading. A limit of 0 is none.
     pub(crate) fn observe(&mut self, reading: Reading) -> Option<Crossing> {
         let reading = Reading { limit: reading.limit.filter(|limit| limit.bytes > 0), ..reading };

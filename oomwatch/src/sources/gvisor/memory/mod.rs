@@ -89,6 +89,11 @@ impl Meter {
         Self { choice, sentry, cgroup: cgroup.map(Gauge::new), files: MemoryFiles::new(sentry) }
     }
 
+    /// From now on memory is measured so.
+    pub(crate) fn set_choice(&mut self, choice: Choice) {
+        self.choice = choice;
+    }
+
     /// The gofers, one per container: they come and go with the containers of a pod.
     pub(crate) fn set_gofers(&mut self, gofers: Vec<ProcessKey>) {
         self.files.set_gofers(gofers);

@@ -1,6 +1,6 @@
 //! Flags, environment, file and defaults: which wins, what is refused and how, and what SIGHUP changes in a running agent.
 
-#![expect(clippy::panic, reason = "a test fails by a panic, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic, its helpers too")]
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,9 @@ use rustix::{
     mount::{MountPropagationFlags, mount_bind, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
 };
-use support::{Agent, Cgroup, EVENT_TIMEOUT, Events as _, Finished, Hog, Output, agent_command, require, run, wait_for};
+use support::{
+    Agent, Cgroup, EVENT_TIMEOUT, Events as _, Finished, Hog, Output, agent_command, require, run, wait_for,
+};
 use tempfile::TempDir;
 
 /// A configuration file, removed on drop.
@@ -64,8 +66,10 @@ fn is(value: &str, origin: &str) -> (String, String) {
 #[test]
 fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     require!(Agent);
-    let file = File::of("threshold-percent = 80\npoll-interval = '2s'\nwarn-all = true\nexclude = ['a']\ngvisor-rpc = true\n");
-    let mut command = agent_command(&["run", "--config", file.path(), "--threshold-percent", "82", "--gvisor-rpc=false"]);
+    let file =
+        File::of("threshold-percent = 80\npoll-interval = '2s'\nwarn-all = true\nexclude = ['a']\ngvisor-rpc = true\n");
+    let mut command =
+        agent_command(&["run", "--config", file.path(), "--threshold-percent", "82", "--gvisor-rpc=false"]);
     command.env("OOMWATCH_THRESHOLD_PERCENT", "81").env("OOMWATCH_POLL_INTERVAL", "3s").env("OOMWATCH_EXCLUDE", "b,c");
     let values = effective(&mut command);
     let line = |line: u8| format!("{}:{line}", file.path());
@@ -126,7 +130,10 @@ fn the_usual_file_is_read_where_there_is_one() {
     assert_eq!(effective(&mut command())["threshold-percent"], is("77", "/etc/oomwatch/config.toml:1"));
     assert_eq!(effective(command().args(["--config", "none"]))["threshold-percent"], is("95", "the default"));
     fs::write(etc.path().join("oomwatch/data"), "threshold-percent = 777").unwrap();
-    refused(&mut command(), "/etc/oomwatch/config.toml:1: threshold-percent = 777: must be a whole number from 1 to 100");
+    refused(
+        &mut command(),
+        "/etc/oomwatch/config.toml:1: threshold-percent = 777: must be a whole number from 1 to 100",
+    );
     fs::remove_file(etc.path().join("oomwatch/data")).unwrap();
     refused(&mut command(), "/etc/oomwatch/config.toml: cannot be read: no such file or directory");
 }
@@ -158,7 +165,12 @@ fn a_wrong_value_is_refused_alike_in_every_layer() {
         ("otlp-endpoint", "collector:4317", "\"collector:4317\"", "must be a URL such as http://127.0.0.1:4318"),
         ("hook", " ", "\" \"", "must be a command"),
         ("include", "a,", "[\"a,\"]", "must be a glob pattern: it is empty"),
-        ("exclude", "a{", "[\"a{\"]", "must be a glob pattern: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)"),
+        (
+            "exclude",
+            "a{",
+            "[\"a{\"]",
+            "must be a glob pattern: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)",
+        ),
     ] {
         refused(&mut agent_command(&["run", &format!("--{key}={text}")]), &format!("--{key} {text}: {allowed}"));
         let variable = format!("OOMWATCH_{}", key.replace('-', "_").to_uppercase());
@@ -194,7 +206,10 @@ fn what_is_not_text_or_has_control_characters_is_said_in_one_line() {
     let bytes = OsStr::from_bytes(b"a\xff");
     refused(agent_command(&["run"]).env("OOMWATCH_HOOK", bytes), "OOMWATCH_HOOK=a\u{fffd}: must be text in UTF-8");
     refused(agent_command(&["run", "--hook"]).arg(bytes), "`a\u{fffd}`: must be text in UTF-8");
-    refused(agent_command(&["run", "--output", "a\nb\u{1b}[31m"]).env("X", "y"), "--output a\\nb\\u{1b}[31m: must be one of text, json");
+    refused(
+        agent_command(&["run", "--output", "a\nb\u{1b}[31m"]).env("X", "y"),
+        "--output a\\nb\\u{1b}[31m: must be one of text, json",
+    );
     refused(
         agent_command(&["run"]).env("OOMWATCH_LOG", "=,="),
         "OOMWATCH_LOG==,=: must be a level (error, warn, info, debug, trace), or such as info,oomwatch::sources=debug",
@@ -358,5 +373,27 @@ fn what_cannot_change_while_the_agent_runs_is_named_and_the_agent_goes_on() {
     });
     let victim = kill_in(&cgroup);
     agent.wait_for_kill_of(victim);
+    drop(agent.stop());
+}
+
+#[test]
+fn warnings_of_all_workloads_can_be_switched_on_while_the_agent_runs() {
+    require!(Agent);
+    let cgroup = Cgroup::scratch().limited_to_mib(64);
+    let file = File::of("");
+    let agent = Agent::start_with(Output::Json, &["--config", file.path()]);
+    let mut hog = Hog::ready_in(&cgroup, ["eat=40", "say=full", "wait"]);
+    hog.go();
+    hog.wait_until_it_says("full");
+    let of_it = |kind: &str| {
+        let events = agent.events();
+        let mut of_kind = events.of_kind(kind).into_iter().cloned();
+        of_kind.find(|event| event.number("/workload/cgroup_id") == Some(cgroup.id()))
+    };
+    reread(&agent, &file, "warn-all = true", READ);
+    reread(&agent, &file, "warn-all = true\nthreshold-percent = 50", READ);
+    let warning = wait_for("a warning", EVENT_TIMEOUT, || of_it("near_limit"));
+    assert_eq!(warning.number("/threshold_percent"), Some(50), "{warning}");
+    assert!(warning.seconds("/usage_percent").is_some_and(|percent| (50.0..95.0).contains(&percent)), "{warning}");
     drop(agent.stop());
 }

@@ -247,3 +247,24 @@ fn a_sandbox_that_stands_still_is_measured_and_holds_up_no_other() {
     still.resume();
     drop(agent.stop());
 }
+
+#[test]
+fn a_threshold_that_is_lowered_while_the_agent_runs_warns_of_what_is_above_it() {
+    require!(Agent, Runsc);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "").unwrap();
+    let agent = Agent::start_with(Output::Json, &["--workload-events", "--config", file.to_str().unwrap()]);
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 256, &["eat=160", "say=full", "wait"]).start();
+    sandbox.wait_for(&agent, "workload_started");
+    sandbox.go();
+    assert_eq!(sandbox.line(), "full");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(agent.events().of_kind("near_limit"), Vec::<&Event>::new(), "warned below the threshold");
+    std::fs::write(&file, "threshold-percent = 50\nestimator = 'memfd'").unwrap();
+    agent.hang_up();
+    let warning = sandbox.wait_for(&agent, "near_limit");
+    assert_eq!(warning.number("/threshold_percent"), Some(50), "{warning}");
+    assert_eq!(warning.text("/estimator"), Some("memfd"), "{warning}");
+    drop(agent.stop());
+}

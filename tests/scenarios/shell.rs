@@ -1,5 +1,7 @@
 //! `oomwatch completions` and `oomwatch man`, read by a real shell and a real `man`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic, its helpers too")]
+
 use std::{fs, path::PathBuf, process::Command};
 
 use support::{agent_command, require, run};

@@ -117,6 +117,8 @@ fn with_etc(command: &mut Command, etc: &Path) {
 fn the_usual_file_is_read_where_there_is_one() {
     require!(Agent);
     let etc = tempfile::tempdir().unwrap();
+    // The virtual machine has none.
+    fs::create_dir_all("/etc").unwrap();
     let command = || {
         let mut command = agent_command(&["run"]);
         with_etc(command.env_remove("OOMWATCH_CONFIG"), etc.path());
@@ -223,14 +225,19 @@ fn what_is_not_text_or_has_control_characters_is_said_in_one_line() {
 fn unknown_names_are_refused_and_the_right_one_is_guessed() {
     require!(Agent);
     refused(
-        &mut agent_command(&["run", "--treshold-percent", "9"]),
-        "unknown argument `--treshold-percent`: did you mean `--threshold-percent`?",
+        &mut agent_command(&["run", "--thresholds-percent", "9"]),
+        "unknown argument `--thresholds-percent`: did you mean `--threshold-percent`?",
     );
     refused(&mut agent_command(&["run", "surplus"]), "unknown argument `surplus`");
+    let none = run(&mut agent_command(&["--log-format", "json"]));
+    assert!(none.stderr.starts_with("error: no command: must be one of run, check, "), "{none:?}");
+    let unknown = run(&mut agent_command(&["rum"]));
+    assert!(unknown.stderr.starts_with("error: unknown command `rum`: must be one of run, "), "{unknown:?}");
+    assert!(unknown.stderr.ends_with("did you mean `run`?\n"), "{unknown:?}");
     let file = File::of("output = 'text'\nthreshold_percent = 95");
     let said = format!("{}:2: unknown key `threshold_percent`: did you mean `threshold-percent`?", file.path());
     refused(&mut agent_command(&["run", "--config", file.path()]), &said);
-    let finished = run(agent_command(&["run", "--print-config"]).env("OOMWATCH_TRESHOLD_PERCENT", "9"));
+    let finished = run(agent_command(&["run", "--print-config"]).env("OOMWATCH_THRESHOLDS_PERCENT", "9"));
     assert_eq!(finished.code, Some(0), "a variable may be somebody else's");
     assert!(finished.stderr.contains("did you mean OOMWATCH_THRESHOLD_PERCENT?"), "{}", finished.stderr);
     // Set by Kubernetes for a service of our name.

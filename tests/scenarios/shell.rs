@@ -37,7 +37,7 @@ fn bash_reads_its_completions_and_offers_commands_options_and_values() {
     for command in ["run", "check", "completions", "man"] {
         assert!(offered(&["oomwatch", ""]).contains(&command.to_owned()), "{command}");
     }
-    assert_eq!(offered(&["oomwatch", "run", "--thr"]), ["--threshold-percent"]);
+    assert_eq!(offered(&["oomwatch", "run", "--threshold"]), ["--threshold-percent"]);
     assert_eq!(offered(&["oomwatch", "run", "--estimator", "m"]), ["memfd"]);
 }
 
@@ -58,7 +58,7 @@ fn every_shell_gets_completions_of_its_own() {
 fn man_shows_every_page_without_a_warning() {
     require!(Agent, Program("man"));
     for (arguments, expected) in [
-        (vec!["man"], vec!["oomwatch run", "oomwatch check", "VERSION"]),
+        (vec!["man"], vec!["oomwatch-run(1)", "oomwatch-check(1)", "VERSION"]),
         (vec!["man", "run"], vec!["--threshold-percent", "OOMWATCH_THRESHOLD_PERCENT", "WARNINGS", "GVISOR"]),
         (vec!["man", "check"], vec!["--output", "--host-root"]),
     ] {

@@ -118,25 +118,33 @@ fn find_file(matches: &ArgMatches) -> Result<Option<File>, Wrong> {
 
 /// Parses; where that fails, finds out whose fault it is.
 fn parse(definition: &Command, arguments: &[OsString]) -> Result<ArgMatches, Ending> {
-    definition.clone().try_get_matches_from(arguments).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Ending::Help(Box::new(error))
-        }
-        _ => Ending::Wrong(explain(definition, arguments, &error)),
-    })
+    let parsed = definition.clone().try_get_matches_from(arguments);
+    parsed.map_err(
+        |error| if is_help(&error) { Ending::Help(Box::new(error)) } else { explain(definition, arguments, &error) },
+    )
 }
 
-fn explain(definition: &Command, arguments: &[OsString], error: &clap::Error) -> Wrong {
+fn is_help(error: &clap::Error) -> bool {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
+}
+
+fn explain(definition: &Command, arguments: &[OsString], error: &clap::Error) -> Ending {
     let alone = without_environment(definition.clone());
-    if let Err(error) = alone.clone().try_get_matches_from(arguments) {
-        return wrong::not_utf8(arguments, &error).unwrap_or_else(|| Wrong::of_flag(&error));
+    if let Err(error) = alone.try_get_matches_from(arguments) {
+        // A variable that is set counts as an argument, and then clap shows no help where the command is missing.
+        return if is_help(&error) {
+            Ending::Help(Box::new(error))
+        } else {
+            wrong::not_utf8(arguments, &error).unwrap_or_else(|| Wrong::of_flag(&error)).into()
+        };
     }
     let wrong_variable = variables(definition).find_map(|(arg, name)| {
         let value = env::var_os(name)?;
         let error = check(arg, std::slice::from_ref(&value)).err()?;
         Some(Wrong::of_variable(name, &value, &error))
     });
-    wrong_variable.unwrap_or_else(|| Wrong::of_flag(error))
+    wrong_variable.unwrap_or_else(|| Wrong::of_flag(error)).into()
 }
 
 /// Options with their environment variables.

@@ -220,7 +220,7 @@ fn what_is_not_allowed_in_a_file_is_said_with_its_line() {
         ("hook = \" \"", "a.toml:1: hook = \" \": must be a command"),
         ("otlp-endpoint = \"x\"", "a.toml:1: otlp-endpoint = \"x\": must be a URL such as http://127.0.0.1:4318"),
         ("threshold_percent = 95", "a.toml:1: unknown key `threshold_percent`: did you mean `threshold-percent`?"),
-        ("treshold-percent = 95", "a.toml:1: unknown key `treshold-percent`: did you mean `threshold-percent`?"),
+        ("thresholds-percent = 95", "a.toml:1: unknown key `thresholds-percent`: did you mean `threshold-percent`?"),
         ("output = \"text\"\noutput = \"json\"", "a.toml:2: is not TOML: duplicate key"),
         ("output = 'a\nb'", "a.toml:1: is not TOML: invalid literal string, expected `'`"),
     ] {

@@ -55,8 +55,15 @@ impl Wrong {
     }
 
     fn of_command(error: &clap::Error) -> Self {
-        let Some(name) = text(error, ContextKind::InvalidSubcommand) else { return Self(reason(error)) };
-        Self(unknown("command", &name, &commands(&Cli::command())))
+        let definition = Cli::command();
+        let commands = commands(&definition);
+        match text(error, ContextKind::InvalidSubcommand) {
+            _ if error.kind() == ErrorKind::MissingSubcommand => {
+                Self(format!("no command: must be one of {}", commands.join(", ")))
+            }
+            Some(name) => Self(unknown("command", &name, &commands)),
+            None => Self(reason(error)),
+        }
     }
 
     /// There is no such page of the manual.

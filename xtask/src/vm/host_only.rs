@@ -35,6 +35,7 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ),
     ("gvisor_warnings", "a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill", PTRACE_DOES),
     ("gvisor_warnings", "a_sandbox_that_stands_still_is_measured_and_holds_up_no_other", SAME_EVERYWHERE),
+    ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),
     ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),
     ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
 ];

@@ -11,7 +11,7 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy, system},
     live::Live,
     pipeline::{self, Pipeline},
-    sinks::Sink,
+    sinks::{Sink, journal::Journal, socket::Socket},
     sources::{cgroup, gvisor, kernel},
     stop::{self, Stop, Stopper},
 };
@@ -59,10 +59,20 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
 /// The sinks that the configuration asks for, beside the given ones. One that cannot be had is said and left out:
 /// each fails alone.
 fn start_sinks(
-    _config: &Config,
-    outputs: Vec<Box<dyn Sink>>,
-    _asker: &mpsc::Sender<pipeline::Request>,
+    config: &Config,
+    mut outputs: Vec<Box<dyn Sink>>,
+    asker: &mpsc::Sender<pipeline::Request>,
 ) -> Vec<Box<dyn Sink>> {
+    let mut add = |name, sink: anyhow::Result<Box<dyn Sink>>| match sink {
+        Ok(sink) => outputs.push(sink),
+        Err(error) => tracing::warn!(sink = name, "the agent goes on without this output: {error:#}"),
+    };
+    if let Some(folder) = &config.state_dir {
+        add("journal", Journal::start(folder, u64::from(config.journal_mib) << 20).map(|sink| Box::new(sink) as _));
+    }
+    if let Some(path) = &config.socket {
+        add("socket", Socket::start(path, asker).map(|sink| Box::new(sink) as _));
+    }
     outputs
 }
 

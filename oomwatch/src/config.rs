@@ -39,6 +39,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Where the agent keeps what outlives it.
     pub state_dir: Option<PathBuf>,
+    /// What the journal takes on disk at most, MiB.
+    pub journal_mib: u32,
     /// Program to run for each event.
     pub hook: Option<String>,
     /// Collector for OTLP.
@@ -64,6 +66,7 @@ impl Default for Config {
             listen_address: Some(SocketAddr::from(([127, 0, 0, 1], 9566))),
             socket: Some(DEFAULT_SOCKET.into()),
             state_dir: Some(DEFAULT_STATE_DIR.into()),
+            journal_mib: 64,
             hook: None,
             otlp_endpoint: None,
         }

@@ -17,7 +17,8 @@ pub const SCHEMA: u8 = 1;
 pub struct Event {
     /// [`SCHEMA`].
     pub schema: u8,
-    /// Gapless number, from 1 at each start of the agent.
+    /// Gapless number, from 1 at each start of the agent; 0, and absent, in what one output says of itself only.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub seq: u64,
     /// When it happened.
     #[serde(serialize_with = "rfc3339", deserialize_with = "from_rfc3339")]
@@ -39,6 +40,11 @@ pub struct Event {
     /// Whom it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Arc<Workload>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -15,6 +15,7 @@
 //! - [`event`]: what is reported, with the names of the interface.
 //! - [`filter`]: which workloads are told of.
 //! - [`sinks`]: events out.
+//! - [`events`]: shows them later, from the `journal` on disk and by a [`client`] of the agent's socket.
 //!
 //! [`Agent`] is all of it inside another program, as a stream of events.
 //!
@@ -29,9 +30,11 @@ pub mod clock;
 pub mod config;
 pub mod correlate;
 pub mod event;
+pub mod events;
 pub mod filter;
 pub mod host;
 pub mod inventory;
+mod journal;
 mod library;
 pub mod live;
 pub mod log;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use oomwatch::{
     agent, check,
     cli::{Cli, Command, RunArgs},
-    live, log,
+    events, live, log,
     reload::Reload,
     settings::{self, Effective, Ending, Settings},
     shell,
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             Command::Run(args) if args.print_config => print(effective.to_toml().as_bytes()),
             Command::Run(args) => run(*args, arguments, effective).map(|()| ExitCode::SUCCESS),
             Command::Check(args) => check::run(&args),
+            Command::Events(args) => events::run(&args),
             Command::Completions { shell } => print(&shell::completions(shell)),
             Command::Man { command } => print(&shell::manual(command.as_deref())?),
         }

@@ -33,6 +33,7 @@ pub use self::{
     expected::{ExpectedKill, Window, kernel_names_the_limit},
     freezer::Freezer,
     hog::{Gate, Hog},
+    mount::Mount,
     program::{Capability, Finished, run, without_capabilities},
     requirement::{Requirement, are_met, say_skipped},
     rootfs::Rootfs,

@@ -7,17 +7,19 @@ use tempfile::TempDir;
 
 /// A file system in a folder of its own.
 #[derive(Debug)]
-pub(crate) struct Mount(TempDir);
+pub struct Mount(TempDir);
 
 impl Mount {
-    pub(crate) fn new(kind: &str, options: &CStr) -> Self {
+    /// Mounts it.
+    pub fn new(kind: &str, options: &CStr) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
         mount("none", folder.path(), kind, MountFlags::empty(), Some(options))
             .unwrap_or_else(|error| panic!("mount {kind} with {options:?}: {error}"));
         Self(folder)
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
         self.0.path()
     }
 }

@@ -8,10 +8,11 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use self::value::{address_or_none, boolean, command, globs, path_or_none, percent, poll_interval, url};
+use self::value::{address_or_none, boolean, command, globs, journal_mib, path_or_none, percent, poll_interval, url};
 use crate::{
     check::CheckArgs,
     config::{Config, Estimator, OutputFormat},
+    events::EventsArgs,
     filter::Globs,
 };
 
@@ -52,6 +53,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Say what can be seen on this host, what not, and why
     Check(CheckArgs),
+    /// Show what happened: the journal, and with --follow what happens
+    Events(EventsArgs),
     /// Print what makes a shell complete commands and options
     Completions {
         /// The shell
@@ -143,6 +146,9 @@ pub struct RunArgs {
     /// The agent's memory.
     #[command(flatten)]
     pub state_dir: StateDirArg,
+    /// What the journal of events takes on disk at most, MiB; the oldest events are deleted
+    #[arg(long, value_name = "MIB", default_value = "64", env = "OOMWATCH_JOURNAL_MIB", help_heading = PLACES, value_parser = journal_mib)]
+    pub journal_mib: u32,
     /// Print the configuration that would be used, as a configuration file that says where each value is from, and end
     #[arg(long, help_heading = DIAGNOSIS)]
     pub print_config: bool,
@@ -179,6 +185,7 @@ impl From<RunArgs> for Config {
             listen_address: args.listen_address.0,
             socket: args.socket.socket.0,
             state_dir: args.state_dir.state_dir.0,
+            journal_mib: args.journal_mib,
             hook: args.hook,
             otlp_endpoint: args.otlp_endpoint,
         }

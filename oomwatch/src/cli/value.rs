@@ -23,6 +23,11 @@ pub(super) fn percent(text: &str) -> Result<u8, &'static str> {
     number.ok_or("must be a whole number from 1 to 100")
 }
 
+pub(super) fn journal_mib(text: &str) -> Result<u32, &'static str> {
+    let number = text.parse().ok().filter(|number| (1..=1 << 20).contains(number));
+    number.ok_or("must be a whole number of MiB from 1 to 1048576")
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),

@@ -105,6 +105,7 @@ gvisor-rpc = true
 host-root = "/host"
 socket = "none"
 state-dir = "/tmp"
+journal-mib = 7
 "#;
 
 fn other() -> Config {
@@ -124,6 +125,7 @@ fn other() -> Config {
         listen_address: Some("[::1]:80".parse().unwrap()),
         socket: None,
         state_dir: Some("/tmp".into()),
+        journal_mib: 7,
         hook: Some("/bin/true".into()),
         otlp_endpoint: Some("https://collector:4318".into()),
     }

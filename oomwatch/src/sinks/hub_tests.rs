@@ -8,7 +8,7 @@ use std::{
 use super::{worker::Worker, *};
 use crate::event::{AgentStopped, Body, Confidence, SCHEMA, Severity, Source};
 
-fn event(seq: u64) -> Event {
+pub(super) fn event(seq: u64) -> Event {
     let stopped = AgentStopped {
         version: "0".into(),
         tier: String::new(),

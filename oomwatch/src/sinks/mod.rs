@@ -1,7 +1,10 @@
 //! Events out. `text` and `json` shape one line; each other module is one sink. The hub below hands every event to all
 //! of them and never waits: a sink that cannot keep up loses events of its own, which are counted and told.
 
+pub(crate) mod journal;
 mod json;
+mod loss;
+pub(crate) mod socket;
 pub mod stdout;
 mod text;
 mod worker;
@@ -100,8 +103,9 @@ impl Sinks {
     pub fn take_losses(&mut self, now_ns: u64) -> Vec<(&'static str, u64)> {
         let mut losses = Vec::new();
         for slot in &mut self.slots {
-            slot.lost += slot.sink.take_failed();
-            let due = slot.has_room || slot.told_ns.saturating_add(TELL_AGAIN_NS) <= now_ns;
+            let failed = slot.sink.take_failed();
+            slot.lost += failed;
+            let due = (slot.has_room && failed == 0) || slot.told_ns.saturating_add(TELL_AGAIN_NS) <= now_ns;
             if slot.lost > 0 && due {
                 slot.told_ns = now_ns;
                 losses.push((slot.sink.name(), std::mem::take(&mut slot.lost)));

@@ -21,15 +21,20 @@ const MAX_WORKLOADS: usize = 16_384;
 /// One workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
-    key: WorkloadKey,
+    /// Which.
+    pub(crate) key: WorkloadKey,
     /// Who it is.
     pub(crate) workload: Arc<Workload>,
     /// As last measured.
     pub(crate) last: Option<Measurement>,
+    /// When it was first measured, `CLOCK_BOOTTIME` in nanoseconds.
+    pub(crate) first_ns: Option<u64>,
     /// The most memory seen, bytes.
     pub(crate) peak_bytes: u64,
     /// Kills told of.
     pub(crate) kills: u64,
+    /// The highest limit of its own that killed, bytes.
+    pub(crate) killed_at_bytes: Option<u64>,
     /// Warnings told of.
     pub(crate) near_limits: u64,
     /// When it ended, `CLOCK_BOOTTIME` in nanoseconds.
@@ -54,8 +59,23 @@ impl Inventory {
         if self.entries.len() >= MAX_WORKLOADS && !self.forget_first_ended() {
             return;
         }
-        let entry = Entry { key, workload, last: None, peak_bytes: 0, kills: 0, near_limits: 0, ended_ns: None };
+        let entry = Entry {
+            key,
+            workload,
+            last: None,
+            first_ns: None,
+            peak_bytes: 0,
+            kills: 0,
+            killed_at_bytes: None,
+            near_limits: 0,
+            ended_ns: None,
+        };
         self.entries.insert(key, entry);
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
     }
 
     /// Whether it is here, alive or not.
@@ -76,14 +96,20 @@ impl Inventory {
     pub(crate) fn measured(&mut self, measurement: Measurement) {
         if let Some(entry) = self.entries.get_mut(&measurement.key) {
             entry.peak_bytes = entry.peak_bytes.max(measurement.peak_bytes).max(measurement.usage_bytes);
+            entry.first_ns.get_or_insert(measurement.boot_ns);
             entry.last = Some(measurement);
         }
     }
 
-    /// A kill in a workload was told.
-    pub(crate) fn killed(&mut self, key: WorkloadKey) {
+    /// A kill in a workload was told; with the limit and the charge where it was the workload's own limit that killed.
+    pub(crate) fn killed(&mut self, key: WorkloadKey, own_limit: Option<(u64, u64)>) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.kills += 1;
+            if let Some((limit_bytes, charge_bytes)) = own_limit {
+                entry.killed_at_bytes = entry.killed_at_bytes.max(Some(limit_bytes));
+                // All that could be taken back had been when it was killed.
+                entry.peak_bytes = entry.peak_bytes.max(charge_bytes.min(limit_bytes));
+            }
         }
     }
 
@@ -178,6 +204,11 @@ pub struct Row {
 }
 
 impl Entry {
+    /// The limit in force, bytes.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        self.last.as_ref().map_or(self.killed_at_bytes, |last| last.limit.map(|limit| limit.bytes))
+    }
+
     fn row(&self) -> Row {
         let last = self.last.as_ref();
         let limit = last.and_then(|last| last.limit);
@@ -187,7 +218,7 @@ impl Entry {
             usage_bytes: last.map(|last| last.usage_bytes),
             limit_bytes: limit.map(|limit| limit.bytes),
             usage_percent: last.zip(limit).map(|(last, limit)| percent(last.usage_bytes, limit.bytes)),
-            peak_bytes: last.map(|_| self.peak_bytes),
+            peak_bytes: Some(self.peak_bytes).filter(|bytes| *bytes > 0),
             growth_bytes_per_second: last.and_then(|last| last.growth_bytes_per_second),
             time_to_limit_seconds: last.and_then(|last| last.time_to_limit).map(|time| time.as_secs_f64()),
             kills: self.kills,
@@ -205,4 +236,90 @@ impl Entry {
 #[expect(clippy::cast_precision_loss, reason = "a percentage of at most three digits")]
 fn percent(usage: u64, limit: u64) -> f64 {
     (usage as f64 / limit.max(1) as f64 * 1000.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{MemcgId, MemoryLimit};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn key(id: u64) -> WorkloadKey {
+        WorkloadKey::Cgroup(MemcgId { hierarchy: 0, id })
+    }
+
+    fn measurement(id: u64, usage_bytes: u64, limit_bytes: Option<u64>) -> Measurement {
+        Measurement {
+            key: key(id),
+            boot_ns: SECOND,
+            usage_bytes,
+            peak_bytes: usage_bytes,
+            limit: limit_bytes.map(|bytes| MemoryLimit { bytes, source: "cgroup", enforced: true }),
+            estimator: "cgroup",
+            growth_bytes_per_second: None,
+            time_to_limit: None,
+            pressure: None,
+        }
+    }
+
+    fn inventory(ids: impl IntoIterator<Item = u64>) -> Inventory {
+        let mut inventory = Inventory::default();
+        for id in ids {
+            let workload = Workload { container_id: Some(id.to_string()), ..Workload::default() };
+            inventory.found(key(id), Arc::new(workload));
+        }
+        inventory
+    }
+
+    fn ids(inventory: &Inventory) -> Vec<String> {
+        inventory.rows().into_iter().filter_map(|row| row.workload.container_id.clone()).collect()
+    }
+
+    #[test]
+    fn the_nearest_to_its_limit_comes_first_and_the_ended_last() {
+        let mut inventory = inventory(1..=5);
+        inventory.measured(measurement(1, 50, Some(100)));
+        inventory.measured(measurement(2, 90, Some(100)));
+        inventory.measured(measurement(3, 9000, None));
+        inventory.measured(measurement(4, 99, Some(100)));
+        inventory.ended(key(4), SECOND);
+        assert_eq!(ids(&inventory), ["2", "1", "3", "5", "4"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_absent() {
+        let mut inventory = inventory([1]);
+        let row = serde_json::to_value(&inventory.rows()[0]).unwrap();
+        let fields: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, ["ended", "kills", "near_limits", "workload"]);
+        inventory.measured(measurement(1, 50, None));
+        assert_eq!(inventory.rows()[0].usage_percent, None);
+    }
+
+    #[test]
+    fn kills_raise_the_peak_to_the_limit_that_killed() {
+        let mut inventory = inventory([1]);
+        inventory.measured(measurement(1, 10, Some(100)));
+        inventory.killed(key(1), None);
+        assert_eq!(inventory.rows()[0].peak_bytes, Some(10), "somebody else's limit");
+        inventory.killed(key(1), Some((100, 101)));
+        let row = &inventory.rows()[0];
+        assert_eq!((row.kills, row.peak_bytes), (2, Some(100)));
+    }
+
+    #[test]
+    fn ended_workloads_are_forgotten_after_ten_minutes_and_early_where_there_are_too_many() {
+        let mut inventory = inventory(1..=2);
+        inventory.ended(key(1), SECOND);
+        inventory.ended(key(1), 2 * SECOND);
+        inventory.ended(key(2), SECOND + KEEP_ENDED_NS);
+        assert_eq!(ids(&inventory), ["2"]);
+        for id in 10..20_000 {
+            inventory.found(key(id), Arc::default());
+        }
+        assert_eq!(inventory.entries.len(), MAX_WORKLOADS);
+        assert!(!inventory.contains(key(2)), "an ended one makes room first");
+        assert!(inventory.contains(key(10)) && inventory.ended.is_empty());
+    }
 }

@@ -21,6 +21,7 @@
 //!
 //! [`host`] is the only module that opens files of `/proc`, `/sys` or of a container engine.
 
+pub mod advice;
 pub mod agent;
 pub mod cgroup_path;
 pub mod check;
@@ -32,6 +33,7 @@ pub mod correlate;
 pub mod event;
 pub mod events;
 pub mod filter;
+pub mod history;
 pub mod host;
 pub mod inventory;
 mod journal;
@@ -41,6 +43,8 @@ pub mod log;
 pub mod observation;
 mod outcome;
 mod pipeline;
+pub mod ps;
+pub mod recommend;
 mod registry;
 pub mod reload;
 pub mod settings;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use oomwatch::{
     agent, check,
     cli::{Cli, Command, RunArgs},
-    events, live, log,
+    events, live, log, ps, recommend,
     reload::Reload,
     settings::{self, Effective, Ending, Settings},
     shell,
@@ -39,6 +39,8 @@ fn main() -> ExitCode {
             Command::Run(args) => run(*args, arguments, effective).map(|()| ExitCode::SUCCESS),
             Command::Check(args) => check::run(&args),
             Command::Events(args) => events::run(&args),
+            Command::Ps(args) => ps::run(&args),
+            Command::Recommend(args) => recommend::run(&args),
             Command::Completions { shell } => print(&shell::completions(shell)),
             Command::Man { command } => print(&shell::manual(command.as_deref())?),
         }

@@ -7,6 +7,7 @@
 #![expect(clippy::missing_panics_doc, reason = "everything here panics where the scenario fails")]
 
 mod agent;
+mod asked;
 mod cgroup;
 mod container;
 mod dialog;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use self::{
     agent::{Agent, Output, agent_command},
+    asked::{AskedAgent, Place},
     cgroup::{Cgroup, memory_cgroup_version, unique_name},
     container::{Container, Runtime},
     dockerd::{DockerContainer, Dockerd},

@@ -14,6 +14,8 @@ use crate::{
     config::{Config, Estimator, OutputFormat},
     events::EventsArgs,
     filter::Globs,
+    ps::PsArgs,
+    recommend::RecommendArgs,
 };
 
 /// Where the configuration is read where nobody says otherwise.
@@ -55,6 +57,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Show what happened: the journal, and with --follow what happens
     Events(EventsArgs),
+    /// Show the workloads under watch and their memory, nearest to the limit first
+    Ps(PsArgs),
+    /// Say which memory limits are too small or wasteful, from what was seen of each workload
+    Recommend(RecommendArgs),
     /// Print what makes a shell complete commands and options
     Completions {
         /// The shell

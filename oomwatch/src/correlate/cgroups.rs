@@ -64,3 +64,7 @@ impl Cgroups {
         self.warnings.retain(|_, warning| warning.over_ns.is_none_or(|at| now_ns.saturating_sub(at) < REMEMBER_NS));
     }
 }
+
+#[cfg(test)]
+#[path = "cgroups_tests.rs"]
+mod tests;

@@ -47,6 +47,9 @@ pub enum HostError {
     },
 }
 
+/// Files of the kernel are mostly smaller, bytes.
+const USUAL_FILE: usize = 4096;
+
 impl HostError {
     /// A fault of form in the file `path`.
     pub fn format(path: &Path, reason: impl Into<String>) -> Self {
@@ -131,7 +134,8 @@ impl HostRoot {
         }
         // One byte more than allowed tells a file that is too large, or grows, from one that fits.
         let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
-        let mut content = Vec::new();
+        // Without room to begin with the file would be read in pieces, from 32 bytes on.
+        let mut content = Vec::with_capacity(max_bytes.min(USUAL_FILE));
         File::from(fd).take(limit).read_to_end(&mut content).map_err(|source| HostError::from_io(absolute, source))?;
         if content.len() > max_bytes { Err(too_large()) } else { Ok(content) }
     }

@@ -2,6 +2,7 @@
 //! hands the event to the sinks. Owns all state of the agent; runs in one task.
 
 mod outcome;
+mod recollection;
 mod report;
 mod request;
 mod sandboxes;
@@ -54,6 +55,7 @@ pub(crate) struct Pipeline {
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
     cgroups: workloads::Cgroups,
+    recollection: recollection::Recollection,
 }
 
 impl Pipeline {
@@ -67,6 +69,7 @@ impl Pipeline {
     ) -> anyhow::Result<Self> {
         let boot_id = system::boot_id().context("read the boot id")?;
         Ok(Self {
+            recollection: recollection::Recollection::new(config.state_dir.as_deref(), &boot_id),
             config: config.clone(),
             filter: Filter::new(&config.include, &config.exclude).context("include and exclude")?,
             of_gvisor: watch::Sender::new(sandboxes::wanted(config)),
@@ -143,6 +146,7 @@ impl Pipeline {
             self.correlator.next_deadline(),
             self.outcomes.next_deadline(),
             self.cgroups.next_deadline(),
+            self.recollection.next_deadline(),
             self.registry.next_deadline(),
             self.sinks.next_deadline(),
         ];
@@ -182,6 +186,7 @@ impl Pipeline {
         self.report_due_outcomes(now_ns);
         let looked = self.registry.tick(now_ns);
         self.cgroups_looked_at(&looked);
+        self.keep_history(now_ns);
         self.report_losses(now_ns);
     }
 

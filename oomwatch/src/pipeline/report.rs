@@ -64,6 +64,7 @@ impl Pipeline {
 
     /// Tells that it watches no more, and lets the sinks drain.
     pub(crate) fn report_end(mut self) {
+        self.keep_history_at_end();
         let AgentStarted { version, tier, kernel, cgroup_version, degraded } = self.started.clone();
         let body = AgentStopped { version, tier, kernel, cgroup_version, degraded };
         self.report_own(Body::AgentStopped(body), Severity::Info);

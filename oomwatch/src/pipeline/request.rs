@@ -3,19 +3,22 @@
 use tokio::sync::oneshot;
 
 use super::Pipeline;
-use crate::inventory::Row;
+use crate::{history::History, inventory::Row};
 
 /// A question with the way back for its answer.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Every workload under watch, nearest to its limit first.
     Workloads(oneshot::Sender<Vec<Row>>),
+    /// What was seen of workloads over their runs.
+    History(oneshot::Sender<History>),
 }
 
 impl Pipeline {
     pub(super) fn answer(&mut self, request: Request) {
         match request {
             Request::Workloads(back) => drop(back.send(self.rows())),
+            Request::History(back) => drop(back.send(self.recollect())),
         }
     }
 

@@ -179,21 +179,28 @@ impl Pipeline {
 
     /// Counts what is told of a workload.
     pub(super) fn count(&mut self, finding: &Finding, container_depth: Option<usize>) {
-        let is_kill = matches!(finding.body, Body::OomKill(_));
-        if !is_kill && !matches!(finding.body, Body::NearLimit(_) | Body::OverLimit(_)) {
-            return;
-        }
-        let Some(key) = self.key_of(finding, container_depth) else { return };
-        if is_kill {
-            self.inventory.killed(key);
-        } else {
-            self.inventory.warned(key);
+        match &finding.body {
+            Body::OomKill(kill) => {
+                let Some((key, depth)) = self.key_of(finding, container_depth) else { return };
+                let memcg = kill.oom_memcg.as_ref().filter(|_| finding.limit_depth >= Some(depth));
+                let own_limit = memcg.and_then(|memcg| memcg.limit_bytes.zip(memcg.usage_bytes));
+                self.inventory.killed(key, own_limit);
+            }
+            Body::NearLimit(_) | Body::OverLimit(_) => {
+                if let Some((key, _)) = self.key_of(finding, container_depth) {
+                    self.inventory.warned(key);
+                }
+            }
+            _ => {}
         }
     }
 
-    fn key_of(&mut self, finding: &Finding, container_depth: Option<usize>) -> Option<WorkloadKey> {
+    /// The workload that a finding is about, and the depth of its cgroup.
+    fn key_of(&mut self, finding: &Finding, container_depth: Option<usize>) -> Option<(WorkloadKey, usize)> {
         if let Some(sandbox) = &finding.sandbox {
-            return self.inventory.sandbox(sandbox.sandbox_id.as_deref()?);
+            let key = self.inventory.sandbox(sandbox.sandbox_id.as_deref()?)?;
+            let path = finding.subject.as_ref().and_then(|subject| subject.path.as_ref());
+            return Some((key, path.map_or(usize::MAX, CgroupPath::depth)));
         }
         let subject = finding.subject.as_ref()?;
         let path = subject.path.clone().or_else(|| self.registry.path(subject.memcg).cloned())?;
@@ -201,11 +208,13 @@ impl Pipeline {
             if depth == path.depth() { Some(subject.memcg) } else { self.registry.id(&path.ancestor(depth)?) }
         };
         let known = |memcg: &MemcgId| self.inventory.contains(WorkloadKey::Cgroup(*memcg));
-        if let Some(found) = (1..=path.depth()).rev().filter_map(id_at).find(known) {
-            return Some(WorkloadKey::Cgroup(found));
+        let with_id = |depth: usize| Some((id_at(depth)?, depth));
+        if let Some((found, depth)) = (1..=path.depth()).rev().filter_map(with_id).find(|(memcg, _)| known(memcg)) {
+            return Some((WorkloadKey::Cgroup(found), depth));
         }
         // Killed before it was measured: a container, or the cgroup with the limit.
-        let memcg = id_at(container_depth.or(finding.limit_depth).filter(|depth| *depth > 0)?)?;
+        let depth = container_depth.or(finding.limit_depth).filter(|depth| *depth > 0)?;
+        let memcg = id_at(depth)?;
         if self.registry.standing(memcg).is_some_and(|standing| standing == Standing::Other) {
             return None;
         }
@@ -213,6 +222,6 @@ impl Pipeline {
         if self.registry.is_removed(memcg) {
             self.inventory.ended(WorkloadKey::Cgroup(memcg), finding.boot_ns);
         }
-        Some(WorkloadKey::Cgroup(memcg))
+        Some((WorkloadKey::Cgroup(memcg), depth))
     }
 }

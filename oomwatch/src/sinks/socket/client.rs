@@ -158,6 +158,7 @@ async fn gone(write: &OwnedWriteHalf) -> io::Result<()> {
 async fn answer(question: &str, asker: &mpsc::Sender<Request>) -> String {
     match question {
         "workloads" => ask(question, asker, Request::Workloads).await,
+        "history" => ask(question, asker, Request::History).await,
         _ => error(&format!("there is no such question: {question}")),
     }
 }

@@ -23,11 +23,17 @@ use crate::{
 
 /// How often a cgroup is measured where no warning is wanted, and how often one without a limit is looked at for one.
 pub(super) const SLOW_NS: u64 = 10_000_000_000;
-/// How often limit, peak and pressure are read where warnings are wanted: they change seldom, and cost as much again.
-const LOOK_AGAIN_NS: u64 = 5_000_000_000;
+/// How often limit, peak and pressure are read: each costs as much as the charge.
+const LOOK_AGAIN_NS: u64 = 30_000_000_000;
+/// The same where warnings are wanted: one is to be of the limit in force.
+const LOOK_AGAIN_TO_WARN_NS: u64 = 5_000_000_000;
 /// Looks at a new cgroup before it is at the usual pace: its limit is written after it is made, and a gVisor sandbox
 /// needs some time to be known as one.
 const FIRST_LOOKS_NS: [u64; 3] = [200_000_000, 1_000_000_000, 3_000_000_000];
+/// Looks that are so far away,
+const GATHER_FROM_NS: u64 = 100_000_000;
+/// are taken together with others of the same slice of time: waking up costs as much as a look.
+const GATHER_NS: u64 = 20_000_000;
 /// Cgroups looked at in one turn, so that nothing else waits longer than some 2 ms.
 const LOOKS_A_TURN: usize = 50;
 /// Cgroups under measurement; a host with more leaves out the others.
@@ -58,6 +64,7 @@ struct Watched {
     /// Looks so far, at most as many as there are first ones.
     looks: usize,
     look_again_ns: u64,
+    looked_ns: u64,
     /// It is measured: a container, or one with a limit of its own.
     wanted: bool,
     due_ns: u64,
@@ -140,6 +147,7 @@ impl Watcher {
             pressure: None,
             looks: 0,
             look_again_ns: 0,
+            looked_ns: 0,
             wanted: false,
             due_ns,
         };
@@ -195,7 +203,12 @@ impl Watcher {
         if self.wanted.warn && admitted_ns > now_ns {
             return Some(admitted_ns);
         }
-        let host = Host { root: &self.root, hierarchy: &self.hierarchy, memory_bytes: self.host_bytes };
+        let host = Host {
+            root: &self.root,
+            hierarchy: &self.hierarchy,
+            memory_bytes: self.host_bytes,
+            warn: self.wanted.warn,
+        };
         match watched.read(&host, now_ns) {
             Ok(Some(held_bytes)) => {
                 let crossing = watched.watch.observe(watched.reading(now_ns, held_bytes));
@@ -226,6 +239,8 @@ struct Host<'a> {
     hierarchy: &'a MemoryHierarchy,
     /// Memory of the host; `None` where not known.
     memory_bytes: Option<u64>,
+    /// Warnings are wanted.
+    warn: bool,
 }
 
 impl Watched {
@@ -233,38 +248,49 @@ impl Watched {
     fn read(&mut self, host: &Host<'_>, now_ns: u64) -> Result<Option<u64>, HostError> {
         let looks_again = self.look_again_ns <= now_ns;
         if looks_again {
-            self.look_again_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
             let own = if self.is_container { None } else { host.hierarchy.own_limit(host.root, &self.path)? };
             self.wanted = self.is_container || own.is_some_and(|limit| limit.is_some());
+            let again_ns = if host.warn { LOOK_AGAIN_TO_WARN_NS } else { LOOK_AGAIN_NS };
+            // One without a limit is looked at for nothing else.
+            self.look_again_ns = if self.wanted { now_ns.saturating_add(again_ns) } else { now_ns };
         }
         if !self.wanted {
             return Ok(None);
         }
         let charge = self.files.read(host.root)?;
-        if looks_again {
-            self.read_rest(host, &charge);
-        } else {
-            self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, None);
+        // On cgroup v1 the limit stands in the file that was read anyway.
+        if looks_again || host.hierarchy.version == 1 {
+            self.read_limit(host, &charge);
+        }
+        let mark = if looks_again { self.files.highest_charge(host.root) } else { None };
+        self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, mark);
+        if looks_again && host.hierarchy.version == 2 {
+            self.pressure = pressure::of_cgroup(host.root, &host.hierarchy.folder(&self.path));
         }
         Ok(Some(charge.held_bytes()))
     }
 
-    fn read_rest(&mut self, host: &Host<'_>, charge: &Charge) {
+    fn read_limit(&mut self, host: &Host<'_>, charge: &Charge) {
         let lowest = host.hierarchy.lowest_limit(host.root, &self.path, Some(&charge.stat));
         // One that cannot be read now is what it was.
         if let Some(lowest) = lowest {
             self.limit_bytes = lowest.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
         }
-        let mark = self.files.highest_charge(host.root);
-        self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, mark);
-        if host.hierarchy.version == 2 {
-            self.pressure = pressure::of_cgroup(host.root, &host.hierarchy.folder(&self.path));
-        }
     }
 
     /// When it is to be looked at, so far as a warning needs it.
     fn due(&self, warn: bool) -> Due {
-        if warn && self.wanted { self.watch.due() } else { Due { wanted_ns: self.due_ns, latest_ns: self.due_ns } }
+        if !warn || !self.wanted {
+            return Due { wanted_ns: self.due_ns, latest_ns: self.due_ns };
+        }
+        let Due { wanted_ns, latest_ns } = self.watch.due();
+        Due { wanted_ns: self.gathered(wanted_ns), latest_ns: self.gathered(latest_ns) }
+    }
+
+    /// Never later.
+    fn gathered(&self, at_ns: u64) -> u64 {
+        let is_far = at_ns.saturating_sub(self.looked_ns) >= GATHER_FROM_NS;
+        if is_far { at_ns - at_ns % GATHER_NS } else { at_ns }
     }
 
     /// When to look again after a look now.
@@ -274,7 +300,8 @@ impl Watched {
         if self.looks < FIRST_LOOKS_NS.len() {
             self.look_again_ns = now_ns;
         }
-        if warn && self.wanted { self.watch.due().wanted_ns } else { now_ns.saturating_add(usual_ns) }
+        self.looked_ns = now_ns;
+        if warn && self.wanted { self.due(warn).wanted_ns } else { now_ns.saturating_add(usual_ns) }
     }
 
     fn limit(&self) -> Option<MemoryLimit> {
@@ -316,3 +343,7 @@ fn crossed(memcg: MemcgId, crossing: &Crossing, limit: Option<MemoryLimit>, thre
         breakdown: None,
     }
 }
+
+#[cfg(test)]
+#[path = "watcher_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Which kills are of the incident of a warning.
+
+use super::*;
+use crate::{
+    cgroup_path::CgroupPath,
+    event::Body,
+    observation::{Level, WorkloadKey},
+};
+
+const SECOND: u64 = 1_000_000_000;
+const MEMCG: MemcgId = MemcgId { hierarchy: 0, id: 10 };
+
+fn crossed(line: MemoryLine, boot_ns: u64) -> MemoryCrossed {
+    MemoryCrossed {
+        boot_ns,
+        key: WorkloadKey::Cgroup(MEMCG),
+        line,
+        usage_bytes: 95,
+        limit: None,
+        threshold_percent: 95,
+        estimator: "cgroup",
+        growth_bytes_per_second: None,
+        time_to_limit: None,
+        breakdown: None,
+    }
+}
+
+/// A process of a cgroup below the warned one.
+fn victim(boot_ns: u64) -> Victim {
+    let level = |id: u64, depth: u32| Level {
+        memcg: MemcgId { hierarchy: 0, id },
+        depth,
+        usage_bytes: 0,
+        limit_bytes: None,
+        oom_group: false,
+    };
+    Victim {
+        boot_ns,
+        start_ns: None,
+        pid: Some(1),
+        tid: 1,
+        ns_pid: None,
+        comm: None,
+        uid: None,
+        oom_score_adj: None,
+        memory: None,
+        trigger_pid: 1,
+        trigger_tid: 1,
+        trigger_comm: Vec::new(),
+        memcg: Some(MemcgId { hierarchy: 0, id: 11 }),
+        path: Some(CgroupPath::from_bytes(b"/a/b")),
+        levels: vec![level(11, 2), level(10, 1)],
+        reclaimed: None,
+        local_oom_kill: None,
+        run: None,
+    }
+}
+
+fn warned() -> Cgroups {
+    let mut cgroups = Cgroups::default();
+    let finding = cgroups.crossed(MEMCG, &crossed(MemoryLine::Near, SECOND), "first".to_owned());
+    assert!(matches!(finding.body, Body::NearLimit(_)));
+    assert_eq!(finding.incident_id.as_deref(), Some("first"));
+    cgroups
+}
+
+#[test]
+fn a_kill_while_warned_is_of_the_warnings_incident_and_so_is_the_recovery() {
+    let mut cgroups = warned();
+    assert_eq!(cgroups.incident_of(&victim(500 * SECOND)).as_deref(), Some("first"));
+    let elsewhere = Victim { memcg: None, levels: Vec::new(), ..victim(2 * SECOND) };
+    assert_eq!(cgroups.incident_of(&elsewhere), None);
+    let recovered = cgroups.crossed(MEMCG, &crossed(MemoryLine::Recovered, 600 * SECOND), "unused".to_owned());
+    assert_eq!(recovered.incident_id.as_deref(), Some("first"));
+}
+
+#[test]
+fn what_comes_after_the_recovery_is_another_incident() {
+    let mut cgroups = warned();
+    cgroups.crossed(MEMCG, &crossed(MemoryLine::Recovered, 5 * SECOND), "unused".to_owned());
+    assert_eq!(cgroups.incident_of(&victim(4 * SECOND)).as_deref(), Some("first"), "told late");
+    assert_eq!(cgroups.incident_of(&victim(6 * SECOND)), None);
+    let again = cgroups.crossed(MEMCG, &crossed(MemoryLine::Near, 7 * SECOND), "second".to_owned());
+    assert_eq!(again.incident_id.as_deref(), Some("second"));
+    assert_eq!(cgroups.incident_of(&victim(8 * SECOND)).as_deref(), Some("second"));
+}
+
+#[test]
+fn a_kill_may_be_told_after_the_end_of_the_cgroup_and_is_forgotten_later() {
+    let mut cgroups = warned();
+    cgroups.removed(MEMCG, 3 * SECOND);
+    assert_eq!(cgroups.incident_of(&victim(2 * SECOND)).as_deref(), Some("first"));
+    cgroups.removed(MemcgId { hierarchy: 0, id: 99 }, 3 * SECOND + REMEMBER_NS);
+    assert!(cgroups.warnings.is_empty());
+}

@@ -1,0 +1,101 @@
+//! `oomwatch ps`: what is under watch, runc and gVisor alike.
+
+use serde_json::Value;
+use support::{Cgroup, Container, Hog, Place, Runtime, require};
+
+const MIB: u64 = 1 << 20;
+
+fn is_container(id: &str) -> impl Fn(&Value) -> bool + '_ {
+    move |row| row["workload"]["container_id"] == id
+}
+
+fn holds(row: &Value, mib: u64) -> bool {
+    row["usage_bytes"].as_u64().is_some_and(|usage| usage >= mib * MIB)
+}
+
+/// At which line of the table a workload stands, which is within 80 columns.
+fn line_of(table: &str, begin: &str) -> usize {
+    for line in table.lines() {
+        assert!(line.chars().count() <= 80, "more than 80 columns: {line}");
+    }
+    let short: String = begin.chars().take(12).collect();
+    let found: Vec<usize> =
+        table.lines().enumerate().filter(|(_, line)| line.starts_with(&short)).map(|(at, _)| at).collect();
+    assert!(!found.is_empty(), "no {short} in\n{table}");
+    found[0]
+}
+
+#[test]
+fn a_container_and_a_cgroup_with_a_limit_are_shown_nearest_to_the_limit_first() {
+    require!(Agent, Program("runc"));
+    let place = Place::new();
+    let agent = place.agent(&[]);
+    let mut container = Container::start(Runtime::Runc, 128, &["eat=30", "say=full", "wait"]);
+    container.go();
+    assert_eq!(container.line(), "full");
+    let cgroup = Cgroup::scratch().limited_to_mib(64);
+    let mut hog = Hog::ready_in(&cgroup, ["eat=50", "say=full", "wait"]);
+    hog.go();
+    hog.wait_until_it_says("full");
+    let unlimited = Cgroup::scratch();
+    let _unseen = Hog::ready_in(&unlimited, ["wait"]);
+
+    let row = agent.wait_for_workload("the container", |row| is_container(container.id())(row) && holds(row, 30));
+    assert_eq!(row["workload"]["runtime"], "runc", "{row}");
+    assert_eq!(row["limit_bytes"], 128 * MIB, "{row}");
+    assert_eq!(row["limit_source"], "cgroup", "{row}");
+    assert_eq!(row["limit_enforced"], true, "{row}");
+    assert_eq!(row["estimator"], "cgroup", "{row}");
+    assert_eq!(row["kills"], 0, "{row}");
+    assert_eq!(row["ended"], false, "{row}");
+    assert!(row["usage_percent"].as_f64().is_some_and(|percent| (23.0..60.0).contains(&percent)), "{row}");
+    assert!(row["peak_bytes"].as_u64() >= row["usage_bytes"].as_u64(), "{row}");
+    let path = cgroup.path().to_str().unwrap();
+    let is_cgroup = |row: &Value| row["workload"]["cgroup_path"] == path;
+    agent.wait_for_workload("the cgroup", |row| is_cgroup(row) && holds(row, 50));
+    let workloads = agent.workloads();
+    let at = |wanted: &dyn Fn(&Value) -> bool| workloads.iter().position(wanted);
+    assert!(at(&is_cgroup) < at(&is_container(container.id())), "not the nearest to its limit first: {workloads:#?}");
+    let unlimited = unlimited.path().to_str().unwrap();
+    assert_eq!(at(&|row| row["workload"]["cgroup_path"] == unlimited), None, "a cgroup without a limit is no workload");
+
+    let table = place.ask("ps", &[]);
+    assert_eq!(table.code, Some(0), "{table:?}");
+    let (above, below) =
+        (line_of(&table.stdout, &format!("cgroup {}", cgroup.id())), line_of(&table.stdout, container.id()));
+    assert!(0 < above && above < below, "{}", table.stdout);
+    assert!(!table.stdout.contains('\x1b'), "colours without a terminal: {:?}", table.stdout);
+    drop(hog);
+    agent.stop();
+}
+
+#[test]
+fn kills_are_counted_and_an_ended_container_is_shown_on_request_only() {
+    require!(Agent, Program("runc"));
+    let place = Place::new();
+    let agent = place.agent(&[]);
+    let mut container = Container::start(Runtime::Runc, 48, &["eat=all"]);
+    // What its files say is read a moment after its start.
+    agent.wait_until_measured(container.cgroup());
+    container.go();
+    container.wait();
+    agent.wait_for_kill_of(container.init());
+    let row = agent
+        .wait_for_workload("the end of the container", |row| is_container(container.id())(row) && row["ended"] == true);
+    assert_eq!(row["kills"], 1, "{row}");
+    let (shown, all) = (place.ask("ps", &[]), place.ask("ps", &["--all"]));
+    let short = &container.id()[..12];
+    let full_id = |text: &str| text.lines().filter(|line| line.starts_with(short) && line.contains("ended")).count();
+    assert_eq!((full_id(&shown.stdout), full_id(&all.stdout)), (0, 1), "{shown:?}{all:?}");
+    agent.stop();
+}
+
+#[test]
+fn without_an_agent_one_sentence_says_what_to_do() {
+    require!(Agent);
+    let finished = Place::new().ask("ps", &[]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert_eq!(finished.stdout, "");
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+    assert!(finished.stderr.contains("oomwatch run"), "{finished:?}");
+}

@@ -11,7 +11,7 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy, system},
     live::Live,
     pipeline::{self, Pipeline},
-    sinks::{Sink, journal::Journal, socket::Socket},
+    sinks::{Sink, hook::Hook, journal::Journal, otlp::Otlp, socket::Socket},
     sources::{cgroup, gvisor, kernel},
     stop::{self, Stop, Stopper},
 };
@@ -63,17 +63,27 @@ fn start_sinks(
     mut outputs: Vec<Box<dyn Sink>>,
     asker: &mpsc::Sender<pipeline::Request>,
 ) -> Vec<Box<dyn Sink>> {
-    let mut add = |name, sink: anyhow::Result<Box<dyn Sink>>| match sink {
-        Ok(sink) => outputs.push(sink),
-        Err(error) => tracing::warn!(sink = name, "the agent goes on without this output: {error:#}"),
-    };
+    let sinks = &mut outputs;
     if let Some(folder) = &config.state_dir {
-        add("journal", Journal::start(folder, u64::from(config.journal_mib) << 20).map(|sink| Box::new(sink) as _));
+        add(sinks, "journal", Journal::start(folder, u64::from(config.journal_mib) << 20));
     }
     if let Some(path) = &config.socket {
-        add("socket", Socket::start(path, asker).map(|sink| Box::new(sink) as _));
+        add(sinks, "socket", Socket::start(path, asker));
+    }
+    if let Some(command) = &config.hook {
+        add(sinks, "hook", Hook::start(command));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint {
+        add(sinks, "otlp", Otlp::start(endpoint, &HostRoot::new(&config.host_root), asker));
     }
     outputs
+}
+
+fn add(sinks: &mut Vec<Box<dyn Sink>>, name: &str, sink: anyhow::Result<impl Sink + 'static>) {
+    match sink {
+        Ok(sink) => sinks.push(Box::new(sink)),
+        Err(error) => tracing::warn!(sink = name, "the agent goes on without this output: {error:#}"),
+    }
 }
 
 /// The source without which the agent is of no use.

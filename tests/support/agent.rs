@@ -160,6 +160,12 @@ impl Agent {
         EventStream::parse(&finished.stdout).checked()
     }
 
+    /// Asks it to end while this sink may have lost events, and gives all its events.
+    pub fn stop_though_lossy(self, sink: &str) -> Vec<Event> {
+        let finished = self.finish(Signal::TERM);
+        EventStream::parse(&finished.stdout).checked_but_for_losses_of(Some(sink))
+    }
+
     /// Asks it to end; what it wrote.
     pub fn finish(mut self, signal: Signal) -> Finished {
         self.signal(signal);

@@ -9,6 +9,7 @@
 mod agent;
 mod asked;
 mod cgroup;
+mod collector;
 mod container;
 mod dialog;
 mod dockerd;
@@ -29,6 +30,7 @@ pub use self::{
     agent::{Agent, Output, agent_command},
     asked::{AskedAgent, Place},
     cgroup::{Cgroup, memory_cgroup_version, unique_name},
+    collector::{Collector, Told},
     container::{Container, Runtime},
     dockerd::{DockerContainer, Dockerd},
     event::{Event, Events, unescaped},

@@ -18,6 +18,8 @@ pub enum Requirement {
     Program(&'static str),
     /// The examples, built.
     Examples,
+    /// A collector of OpenTelemetry.
+    Collector,
     /// Both versions of runsc, and what their containers hold.
     Runsc,
 }
@@ -30,6 +32,11 @@ impl Requirement {
             Self::Examples => {
                 let unset = env::var_os("OOMWATCH_EXAMPLES").is_none();
                 unset.then(|| "OOMWATCH_EXAMPLES is not set: run this by `cargo xtask test`".to_owned())
+            }
+            Self::Collector => {
+                let program = env::var_os("OOMWATCH_COLLECTOR").map(PathBuf::from);
+                let there = program.is_some_and(|program| program.is_file());
+                (!there).then(|| "there is no collector at OOMWATCH_COLLECTOR".to_owned())
             }
             Self::Program(name) => find_program(name).is_none().then(|| format!("there is no program {name}")),
         }

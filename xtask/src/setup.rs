@@ -45,6 +45,8 @@ enum Need {
     Package(&'static str, &'static str),
     /// gVisor in several versions.
     Runsc,
+    /// A collector of OpenTelemetry, rotel: a ready wheel of Python's with nothing but its program.
+    Collector,
 }
 
 const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
@@ -57,6 +59,7 @@ const HOST_TEST: &[Need] = &[
     Need::Package("man", "man-db"),
     Need::Package("runc", "runc"),
     Need::Runsc,
+    Need::Collector,
 ];
 const VM: &[Need] = &[Need::Package("qemu-system-x86_64", "qemu-system-x86")];
 
@@ -64,6 +67,9 @@ const VM: &[Need] = &[Need::Package("qemu-system-x86_64", "qemu-system-x86")];
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
 const CLIPPY_PACKAGE: &str = "rust-web-clippy";
 const TYPOS_VERSION: &str = "1.52.0";
+const ROTEL_VERSION: &str = "0.0.1a15";
+/// The collector's program.
+pub(crate) const COLLECTOR: &str = "rotel-agent";
 
 impl Part {
     fn needs(self) -> impl Iterator<Item = Need> {
@@ -92,6 +98,7 @@ impl Need {
             Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
             Self::Typos => tool("typos").is_file(),
             Self::Runsc => runsc::is_there(),
+            Self::Collector => tool(COLLECTOR).is_file(),
         }
     }
 
@@ -106,6 +113,7 @@ impl Need {
             Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
             Self::Package(_, package) => format!("install {package}"),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
+            Self::Collector => format!("put {COLLECTOR} of rotel {ROTEL_VERSION} into PATH"),
         }
     }
 
@@ -199,9 +207,10 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         .run()?,
         Need::Crate(name, version) => install_crate(sh, name, version)?,
         Need::Typos => install_typos(sh)?,
+        Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
         // No way to get these: the caller says what to type.
-        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) | Need::Runsc => {}
+        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) | Need::Runsc | Need::Collector => {}
     }
     Ok(())
 }
@@ -225,6 +234,22 @@ fn install_typos(sh: &Shell) -> anyhow::Result<()> {
         return Ok(());
     }
     install_crate(sh, "typos-cli", TYPOS_VERSION)
+}
+
+/// The wheel names one version of Python and needs none: its program is not of Python.
+fn install_collector(sh: &Shell) -> anyhow::Result<()> {
+    let wheel = cache_dir().join("tools/rotel");
+    let machine = std::env::consts::ARCH;
+    cmd!(
+        sh,
+        "python3 -m pip install --quiet --upgrade --no-deps --only-binary=:all: --implementation cp
+         --python-version 3.11 --platform manylinux_2_34_{machine} --target {wheel} rotel=={ROTEL_VERSION}"
+    )
+    .env("PIP_ROOT_USER_ACTION", "ignore")
+    .run()?;
+    sh.create_dir(cache_dir().join("tools/bin"))?;
+    sh.copy_file(wheel.join("rotel").join(COLLECTOR), cached_tool(COLLECTOR))?;
+    Ok(())
 }
 
 fn runs_debian() -> bool {

@@ -57,7 +57,8 @@ fn on_this_host(scenarios: &[Scenario], programs: &Programs<'_>, filter: Option<
             .env("OOMWATCH_BIN", &agent)
             .env("OOMWATCH_HOG", programs.hog)
             .env("OOMWATCH_EXAMPLES", programs.examples)
-            .env("OOMWATCH_RUNSC", runsc::folder());
+            .env("OOMWATCH_RUNSC", runsc::folder())
+            .env("OOMWATCH_COLLECTOR", setup::tool(setup::COLLECTOR));
         if process::in_ci() {
             command.env("OOMWATCH_REQUIRE", "all");
         }

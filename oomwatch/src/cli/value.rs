@@ -5,7 +5,10 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 use clap::builder::{PathBufValueParser, TypedValueParser as _, ValueParser};
 
 use super::OrNone;
-use crate::filter::Globs;
+use crate::{
+    filter::Globs,
+    sinks::{hook, otlp},
+};
 
 /// A path need not be UTF-8.
 pub(super) fn path_or_none() -> ValueParser {
@@ -48,12 +51,10 @@ pub(super) fn globs(text: &str) -> Result<Globs, String> {
     text.parse().map_err(|error| format!("must be a glob pattern: {error}"))
 }
 
-pub(super) fn command(text: &str) -> Result<String, &'static str> {
-    if text.trim().is_empty() { Err("must be a command") } else { Ok(text.to_owned()) }
+pub(super) fn command(text: &str) -> Result<String, String> {
+    hook::checked(text)
 }
 
-pub(super) fn url(text: &str) -> Result<String, &'static str> {
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let has_host = host.is_some_and(|host| !host.is_empty() && !host.starts_with(['/', ':']));
-    if has_host { Ok(text.to_owned()) } else { Err("must be a URL such as http://127.0.0.1:4318") }
+pub(super) fn url(text: &str) -> Result<String, String> {
+    otlp::checked(text)
 }

@@ -1,9 +1,11 @@
 //! Events out. `text` and `json` shape one line; each other module is one sink. The hub below hands every event to all
 //! of them and never waits: a sink that cannot keep up loses events of its own, which are counted and told.
 
+pub mod hook;
 pub(crate) mod journal;
 mod json;
 mod loss;
+pub mod otlp;
 pub(crate) mod socket;
 pub mod stdout;
 mod text;
@@ -11,12 +13,18 @@ mod worker;
 
 use std::sync::{Arc, OnceLock};
 
-use crate::{clock, config::OutputFormat, event::Event};
+use crate::{
+    clock,
+    config::OutputFormat,
+    event::{Body, Event},
+};
 
 /// How long sinks may take at the end for what they still hold, together.
 pub const DRAIN_NS: u64 = 2_000_000_000;
 /// How often at most the losses of a sink that stays full are told.
 const TELL_AGAIN_NS: u64 = 10_000_000_000;
+/// How soon a sink that is busy is asked again what it could not deliver.
+const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// One event on its way out, shared by all sinks.
 #[derive(Debug)]
@@ -56,6 +64,10 @@ pub trait Sink: std::fmt::Debug + Send {
     fn take_failed(&mut self) -> u64 {
         0
     }
+    /// It holds events of which it does not know yet whether it can deliver them, and may lose them at any time.
+    fn is_busy(&self) -> bool {
+        false
+    }
     /// The last event, by `seq`, that will not be lost any more whatever becomes of the agent (or was lost and
     /// counted); `None` where nobody needs to wait for it.
     fn settled(&self) -> Option<u64> {
@@ -81,13 +93,15 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Sinks {
     slots: Vec<Slot>,
+    /// When busy sinks are looked at again.
+    look_ns: Option<u64>,
 }
 
 impl Sinks {
     /// Those.
     pub fn new(sinks: Vec<Box<dyn Sink>>) -> Self {
         let slot = |sink| Slot { sink, lost: 0, has_room: true, told_ns: 0 };
-        Self { slots: sinks.into_iter().map(slot).collect() }
+        Self { slots: sinks.into_iter().map(slot).collect(), look_ns: None }
     }
 
     /// Hands an event to every sink.
@@ -97,11 +111,18 @@ impl Sinks {
             slot.has_room = slot.sink.take(&delivery);
             slot.lost += u64::from(!slot.has_room);
         }
+        if self.look_ns.is_none() && self.is_any_busy() {
+            self.look_ns = Some(clock::boot_ns().saturating_add(LOOK_AGAIN_NS));
+        }
     }
 
     /// What is to be told of losses now: sinks that have room again, and those that stay full, now and then.
     pub fn take_losses(&mut self, now_ns: u64) -> Vec<(&'static str, u64)> {
         let mut losses = Vec::new();
+        if self.look_ns.is_some_and(|at| at <= now_ns) {
+            // Asked before the losses are: one that is not busy any more has told all of them.
+            self.look_ns = self.is_any_busy().then(|| now_ns.saturating_add(LOOK_AGAIN_NS));
+        }
         for slot in &mut self.slots {
             let failed = slot.sink.take_failed();
             slot.lost += failed;
@@ -117,7 +138,12 @@ impl Sinks {
     /// When [`Self::take_losses`] has something next that it has not now.
     pub fn next_deadline(&self) -> Option<u64> {
         let losing = self.slots.iter().filter(|slot| slot.lost > 0);
-        losing.map(|slot| slot.told_ns.saturating_add(TELL_AGAIN_NS)).min()
+        let telling = losing.map(|slot| slot.told_ns.saturating_add(TELL_AGAIN_NS)).min();
+        telling.into_iter().chain(self.look_ns).min()
+    }
+
+    fn is_any_busy(&self) -> bool {
+        self.slots.iter().any(|slot| slot.sink.is_busy())
     }
 
     /// The last event, by `seq`, that every sink whose word counts has settled; `None` where there is no such sink.
@@ -142,5 +168,10 @@ impl Sinks {
 
 #[cfg(test)]
 mod hub_tests;
+/// Whether an event tells of what this very sink lost.
+fn is_loss_of(event: &Event, sink: &str) -> bool {
+    matches!(&event.body, Body::Loss(loss) if loss.sink.as_deref() == Some(sink))
+}
+
 #[cfg(test)]
 mod tests;

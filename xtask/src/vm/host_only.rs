@@ -12,8 +12,10 @@ const FILES: &[(&str, &str)] = &[
     ("docker", DOCKERD),
     ("gvisor_docker", DOCKERD),
     ("gvisor_lines", SAME_EVERYWHERE),
+    ("hook", "hooks are scripts here, and the guest need not have a shell"),
     ("library", "the examples stay on the host"),
     ("outputs", "python3 is not in the guest, and what leaves the agent is the same below every kernel"),
+    ("otlp", "the collector stays on the host"),
     ("shell", "the guest has neither bash nor man"),
 ];
 const DOCKERD: &str = "dockerd wants kernel modules and a disk";

@@ -95,7 +95,7 @@ include = ["web-*", "{a,b}"]
 exclude = ["db"]
 listen-address = "[::1]:80"
 hook = "/bin/true"
-otlp-endpoint = "https://collector:4318"
+otlp-endpoint = "http://collector:4318"
 threshold-percent = 80
 rearm-percent = 70
 poll-interval = "1s"
@@ -127,7 +127,7 @@ fn other() -> Config {
         state_dir: Some("/tmp".into()),
         journal_mib: 7,
         hook: Some("/bin/true".into()),
-        otlp_endpoint: Some("https://collector:4318".into()),
+        otlp_endpoint: Some("http://collector:4318".into()),
     }
 }
 

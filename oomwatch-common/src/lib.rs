@@ -11,5 +11,5 @@ pub use field::{FIELD_COUNT, Field, MISSING};
 pub use record::{
     CHANGE_RING, CgroupRecord, ExecRecord, ExitRecord, KillRecord, MAX_LEVELS, MAX_NAME, MAX_PATH, MemcgLevel,
     MemcgRef, OOM_RING, OomContext, OomEndRecord, PATH_CAPACITY, PathBytes, PressureCounters, PressureRecord,
-    Reclaimed, RecordHeader, RecordKind, TRACE_BYTES, TraceRecord,
+    RECORD_LAYOUT, Reclaimed, RecordHeader, RecordKind, TRACE_BYTES, TraceRecord,
 };

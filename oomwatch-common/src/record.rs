@@ -14,6 +14,9 @@ pub const OOM_RING: u32 = 0;
 /// Index of `CHANGES` in the map `LOST`.
 pub const CHANGE_RING: u32 = 1;
 
+/// Raised when a record means something else at the same size: an agent reads what another build's programs recorded.
+pub const RECORD_LAYOUT: u32 = 1;
+
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -1,5 +1,6 @@
 //! Common parts of the records: header, output, loss counter.
 
+use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::maps::RingBuf;
 use oomwatch_common::{CHANGE_RING, OOM_RING, PATH_CAPACITY, PathBytes, RecordHeader, RecordKind};
@@ -17,10 +18,11 @@ pub(crate) enum To {
 
 impl To {
     #[inline(always)]
-    fn ring(self) -> (&'static RingBuf, u32) {
+    fn ring(self) -> (&'static RingBuf, u32, u64) {
         match self {
-            Self::Ooms => (&OOMS, OOM_RING),
-            Self::Changes => (&CHANGES, CHANGE_RING),
+            // The agent reads ahead of what it gives back, which the kernel takes for a reader that is busy.
+            Self::Ooms => (&OOMS, OOM_RING, u64::from(BPF_RB_FORCE_WAKEUP)),
+            Self::Changes => (&CHANGES, CHANGE_RING, 0),
         }
     }
 }
@@ -46,13 +48,13 @@ pub(crate) fn header(kind: RecordKind) -> RecordHeader {
 /// Sends the first `bytes` of `record`; counts it as lost where the ring has no room.
 #[inline(always)]
 fn send<T>(to: To, record: &T, bytes: usize) {
-    let (ring, index) = to.ring();
+    let (ring, index, flags) = to.ring();
     if bytes > size_of::<T>() {
         return;
     }
     // SAFETY: `bytes` lies within `record`.
     let slice = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(record).cast::<u8>(), bytes) };
-    if ring.output::<[u8]>(slice, 0).is_err()
+    if ring.output::<[u8]>(slice, flags).is_err()
         && let Some(lost) = LOST.get_ptr_mut(index)
     {
         // SAFETY: an element of a per-CPU array belongs to this CPU while the program runs.

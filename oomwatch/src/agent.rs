@@ -10,9 +10,10 @@ use crate::{
     config::Config,
     host::{HostRoot, memory::MemoryHierarchy, system},
     live::Live,
-    pipeline::{self, Pipeline},
+    pipeline::{self, Pipeline, keep::Keeper},
     sinks::{Sink, hook::Hook, journal::Journal, otlp::Otlp, socket::Socket},
     sources::{cgroup, gvisor, kernel},
+    state::{Left, StateDir},
     stop::{self, Stop, Stopper},
 };
 
@@ -28,21 +29,33 @@ const REQUESTS: usize = 64;
 /// No source works on this host, or the only one broke.
 pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Stop) -> anyhow::Result<()> {
     let live = config.into();
-    let config = live.now();
+    let mut config = Config::clone(&live.now());
     for sentence in system::missing_privileges() {
         tracing::warn!("{sentence}");
     }
     system::raise_file_limit();
     let root = HostRoot::new(&config.host_root);
     let hierarchy = MemoryHierarchy::find(&root).context("find the memory cgroups")?;
-    let loaded = kernel::load::load(hierarchy.as_ref(), &config.withheld).context("nothing works on this host")?;
+    let kept = open_state(&mut config)?;
+    let keep = kept.as_ref().zip(config.state_dir.clone()).map(|((_, left), state_dir)| kernel::keeping::Keep {
+        bpf_fs: config.bpf_fs.clone(),
+        state_dir,
+        account: left.account,
+        cannot_pin: None,
+    });
+    let loaded =
+        kernel::load::load(hierarchy.as_ref(), &config.withheld, keep).context("nothing works on this host")?;
     for sentence in &loaded.sight.degraded {
         tracing::warn!(reason = sentence, "less is seen than could be");
     }
     let (asker, requests) = mpsc::channel(REQUESTS);
     let sinks = start_sinks(&config, outputs, &asker);
     let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
-    pipeline.learn_existing_cgroups();
+    if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
+        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)));
+        pipeline.keep(keeper, left.account, left.cgroups.as_deref());
+    }
+    pipeline.begin(loaded.has_past());
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
@@ -54,6 +67,18 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
     pipeline.report_end();
     outcome
+}
+
+/// The state folder and what is in it. Where it cannot be had, because another agent has it or it may not be written,
+/// that is said, and nothing is kept.
+fn open_state(config: &mut Config) -> anyhow::Result<Option<(StateDir, Left)>> {
+    let Some(folder) = &config.state_dir else { return Ok(None) };
+    let boot_id = system::boot_id().context("read the boot id")?;
+    let opened = StateDir::open(folder, &boot_id).inspect_err(|error| {
+        config.state_dir = None;
+        tracing::warn!("nothing is kept across restarts: {error:#}");
+    });
+    Ok(opened.ok())
 }
 
 /// The sinks that the configuration asks for, beside the given ones. One that cannot be had is said and left out:

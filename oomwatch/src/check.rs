@@ -85,7 +85,7 @@ fn report(args: &CheckArgs) -> Report {
     if hierarchy.is_none() {
         degraded.push("no memory cgroup hierarchy is mounted: containers cannot be told apart by their files".into());
     }
-    let sight = load::load(hierarchy.as_ref(), &args.host.withhold).map_or_else(
+    let sight = load::load(hierarchy.as_ref(), &args.host.withhold, None).map_or_else(
         |error| {
             degraded.push(error.to_string());
             None

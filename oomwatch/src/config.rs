@@ -41,6 +41,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// What the journal takes on disk at most, MiB.
     pub journal_mib: u32,
+    /// Where the BPF file system is mounted, in which the agent's programs outlive it.
+    pub bpf_fs: PathBuf,
     /// Program to run for each event.
     pub hook: Option<String>,
     /// Collector for OTLP.
@@ -67,6 +69,7 @@ impl Default for Config {
             socket: Some(DEFAULT_SOCKET.into()),
             state_dir: Some(DEFAULT_STATE_DIR.into()),
             journal_mib: 64,
+            bpf_fs: PathBuf::from("/sys/fs/bpf"),
             hook: None,
             otlp_endpoint: None,
         }

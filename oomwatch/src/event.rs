@@ -78,6 +78,8 @@ pub enum Source {
     Cgroup,
     /// Measurements of gVisor sandboxes.
     Gvisor,
+    /// The kernel's counters, compared with what was reported.
+    Reconcile,
     /// The agent itself.
     Agent,
 }
@@ -118,6 +120,8 @@ pub enum Body {
     WorkloadStopped(WorkloadStopped),
     /// Events were lost.
     Loss(Loss),
+    /// The kernel counted kills that no event reported.
+    Missed(Missed),
     /// The agent watches from now on.
     AgentStarted(AgentStarted),
     /// The agent watches no more.
@@ -382,6 +386,41 @@ pub struct Loss {
     /// The output that lost them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sink: Option<Cow<'static, str>>,
+}
+
+/// The kernel counted kills that no event reported. `expected - seen` of them are missing.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Missed {
+    /// Kills that the kernel counted since the last comparison: of this cgroup where there is a workload, else of the
+    /// host without those of other such events.
+    pub expected: u64,
+    /// Kills reported of them.
+    pub seen: u64,
+    /// How they could be missed.
+    pub since: MissedSince,
+}
+
+/// How kills could be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedSince {
+    /// The agent was not running.
+    AgentDown,
+    /// The kernel's buffer ran over.
+    Overflow,
+    /// The tier in use does not see them.
+    Tier,
+}
+
+impl MissedSince {
+    /// Its name in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AgentDown => "agent_down",
+            Self::Overflow => "overflow",
+            Self::Tier => "tier",
+        }
+    }
 }
 
 /// The agent watches from now on.

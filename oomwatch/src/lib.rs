@@ -16,6 +16,7 @@
 //! - [`filter`]: which workloads are told of.
 //! - [`sinks`]: events out.
 //! - [`events`]: shows them later, from the `journal` on disk and by a [`client`] of the agent's socket.
+//! - `state`: what the agent knows across restarts.
 //!
 //! [`Agent`] is all of it inside another program, as a stream of events.
 //!
@@ -51,6 +52,7 @@ pub mod settings;
 pub mod shell;
 pub mod sinks;
 mod sources;
+mod state;
 pub mod stop;
 pub mod workload;
 

@@ -19,6 +19,12 @@ pub enum Observation {
     FutileReclaim(FutileReclaim),
     /// Counters of a memcg, read from its files.
     Counters(Counters),
+    /// All that the kernel recorded for an earlier agent was passed on: what follows is of now.
+    CaughtUp,
+    /// All records of kills up to here were passed on.
+    Read(ReadMark),
+    /// How many kills the kernel counted, host-wide.
+    KillTotal(KillTotal),
     /// A gVisor sandbox was found, or what is known of it changed.
     SandboxFound(Box<Sandbox>),
     /// A gVisor sandbox ended.
@@ -37,6 +43,28 @@ pub enum Observation {
     Lost(Lost),
     /// A record could not be decoded; the reason.
     Undecodable(String),
+}
+
+/// A place in the ring of kills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadMark {
+    /// Which ring, by the boot time of its pinning; 0 for one that ends with the agent.
+    pub generation: u64,
+    /// Where in it.
+    pub position: u64,
+    /// Kills that it lost so far.
+    pub lost: u64,
+    /// It needs the room.
+    pub urgent: bool,
+}
+
+/// A reading of the kernel's host-wide count of kills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KillTotal {
+    /// When the reading began.
+    pub boot_ns: u64,
+    /// Kills since boot.
+    pub kills: u64,
 }
 
 /// A gVisor sandbox, by its sentry: distinct from all others since boot.

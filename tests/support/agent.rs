@@ -1,7 +1,7 @@
 //! The agent under test: started, listened to, stopped.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader, Read},
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
@@ -102,6 +102,29 @@ impl Agent {
         self.signal(Signal::HUP);
     }
 
+    /// Waits until it has compared what it told with all kills that the kernel counts by now, and misses none any more.
+    pub fn wait_until_nothing_is_missing(&self) {
+        let vmstat = fs::read_to_string("/proc/vmstat").expect("the kernel's counters");
+        let counted = vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
+        let counted = counted.expect("a count of kills");
+        let compared = |line: &String| -> Option<u64> {
+            line.split_once("no kill is missing kills=")?.1.split(' ').next()?.parse().ok()
+        };
+        wait_for("the agent to compare", PROCESS_TIMEOUT, || {
+            self.log().iter().rev().find_map(compared).filter(|kills| *kills >= counted)
+        });
+    }
+
+    /// Ends it as nobody wants it; its events so far.
+    pub fn kill(mut self) -> Vec<Event> {
+        self.signal(Signal::KILL);
+        let status = wait_for("the agent to end", PROCESS_TIMEOUT, || self.child.try_wait().expect("wait"));
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+        // The last line may be cut.
+        let text = self.stdout.rest();
+        text.lines().filter(|line| line.ends_with('}')).map(Event::parse).collect()
+    }
+
     /// Events so far.
     pub fn events(&self) -> Vec<Event> {
         assert_eq!(self.output, Output::Json, "only these can be read");
@@ -129,7 +152,7 @@ impl Agent {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.child.id());
         wait_for("the agent to stand still", Duration::from_secs(5), || {
-            std::fs::read_to_string(&stat).expect("the agent's state").contains(") T ").then_some(())
+            fs::read_to_string(&stat).expect("the agent's state").contains(") T ").then_some(())
         });
     }
 

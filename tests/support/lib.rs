@@ -23,6 +23,7 @@ mod requirement;
 mod rootfs;
 mod runsc;
 mod sandbox;
+mod state;
 mod stream;
 mod wait;
 
@@ -43,5 +44,6 @@ pub use self::{
     rootfs::Rootfs,
     runsc::{Plan, Runsc},
     sandbox::Sandbox,
+    state::State,
     wait::{EVENT_TIMEOUT, PROCESS_TIMEOUT, wait_for},
 };

@@ -79,6 +79,9 @@ pub struct HostArgs {
     /// Where the host's root is mounted
     #[arg(long, value_name = "DIR", default_value = "/", env = "OOMWATCH_HOST_ROOT", help_heading = PLACES)]
     pub host_root: PathBuf,
+    /// Where the BPF file system is mounted, in which the agent's programs outlive it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", hide = true)]
+    pub bpf_fs: PathBuf,
     /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, btf
     #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "btf"])]
     pub withhold: Vec<String>,
@@ -179,6 +182,7 @@ impl From<RunArgs> for Config {
             output: args.output,
             host_root: args.host.host_root,
             withheld: args.host.withhold,
+            bpf_fs: args.host.bpf_fs,
             threshold_percent: args.threshold_percent,
             rearm_percent: args.rearm_percent,
             poll_interval: args.poll_interval,

@@ -31,6 +31,11 @@ impl KillCounters {
         }
     }
 
+    /// What an earlier agent knew.
+    pub(super) fn restore(&mut self, memcg: MemcgId, kills: u64) {
+        self.remember(memcg, Reading { boot_ns: 0, kills });
+    }
+
     /// Ids are not used again within a boot.
     pub(super) fn removed(&mut self, memcg: MemcgId) {
         self.last.remove(&memcg);

@@ -6,6 +6,7 @@ mod group;
 mod kill_counter;
 mod limit;
 mod recent;
+mod reconcile;
 mod sandboxes;
 mod unkilled;
 mod victim;
@@ -13,7 +14,7 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
-    observation::{LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
+    observation::{Counters, LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
     outcome::Awaited,
     workload::Workload,
 };
@@ -59,6 +60,8 @@ pub enum Output {
     Read(Subject),
     /// To tell what became of a gVisor sandbox after a kill in it.
     Await(Awaited),
+    /// To be given the counters of every cgroup, by [`Correlator::compare`].
+    ReadAll,
 }
 
 /// The state machine.
@@ -71,6 +74,7 @@ pub struct Correlator {
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
+    accounts: reconcile::Accounts,
     groups: group::Groups,
     sandboxes: sandboxes::Sandboxes,
     cgroups: cgroups::Cgroups,
@@ -86,6 +90,7 @@ impl Correlator {
             seen: recent::RecentVictims::default(),
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
+            accounts: reconcile::Accounts::default(),
             groups: group::Groups::new(facts.sees_run),
             sandboxes: sandboxes::Sandboxes::default(),
             cgroups: cgroups::Cgroups::default(),
@@ -109,15 +114,21 @@ impl Correlator {
             Observation::CgroupRemoved(change) => {
                 self.kill_counters.removed(change.memcg);
                 self.cgroups.removed(change.memcg, change.boot_ns);
+                self.accounts.removed(change.memcg);
             }
+            Observation::KillTotal(total) => out.extend(self.accounts.read(total).then_some(Output::ReadAll)),
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
                 let incident_id = self.incident_id(counters.boot_ns);
                 out.extend(self.unkilled.read(&counters, incident_id).map(found));
             }
-            Observation::Exec(_) | Observation::Exited(_) | Observation::Measured(_) | Observation::MeasuredGone(_) => {
-            }
+            Observation::Exec(_)
+            | Observation::Exited(_)
+            | Observation::Measured(_)
+            | Observation::MeasuredGone(_)
+            | Observation::CaughtUp
+            | Observation::Read(_) => {}
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
             Observation::MemoryCrossed(crossed) => {
@@ -129,10 +140,43 @@ impl Correlator {
                     WorkloadKey::Cgroup(memcg) => out.push(found(self.cgroups.crossed(memcg, &crossed, incident_id))),
                 }
             }
-            Observation::Lost(lost) => out.push(found(loss(Some(lost.records), lost.count))),
+            Observation::Lost(lost) => {
+                self.accounts.lost(lost.records);
+                out.push(found(loss(Some(lost.records), lost.count)));
+            }
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
         out
+    }
+
+    /// The counters of cgroups as they are when the agent begins: kills before it are not its own.
+    pub fn begin(&mut self, counters: &[Counters]) {
+        for counters in counters {
+            self.accounts.begin(counters);
+        }
+    }
+
+    /// What an earlier agent of this boot accounted for: kills in all, and by cgroup where all of that is known.
+    pub fn restore(&mut self, kills: u64, cgroups: Option<&[(MemcgId, u64)]>) {
+        self.accounts.restore(kills, cgroups);
+        for (memcg, kills) in cgroups.into_iter().flatten() {
+            self.kill_counters.restore(*memcg, *kills);
+        }
+    }
+
+    /// Kills accounted for, of those that the kernel counted; `None` where it does not count.
+    pub fn accounted(&self) -> Option<u64> {
+        self.accounts.accounted()
+    }
+
+    /// Kills accounted for by cgroup, and whether these are all.
+    pub fn accounted_by_cgroup(&self) -> (Vec<(MemcgId, u64)>, bool) {
+        self.accounts.by_id()
+    }
+
+    /// Tells which kills were missed, now that the counters of all cgroups are there.
+    pub fn compare(&mut self, counters: &[Counters]) -> Vec<Output> {
+        self.accounts.compare(counters).into_iter().map(found).collect()
     }
 
     /// Lets time pass: ends what waited long enough.

@@ -23,9 +23,11 @@ impl Correlator {
             return;
         }
         self.unkilled.killed(victim);
+        let begins_group = self.groups.of(victim).is_none();
         let sandbox = self.sandboxes.of(victim);
         let kill = self.kill(victim, sandbox.as_ref());
         let incident_id = kill.incident_id.clone().unwrap_or_default();
+        self.accounts.told(victim, begins_group && self.groups.of(victim).is_some());
         out.push(found(kill));
         if let Some(sandbox) = sandbox {
             out.extend(self.sandboxes.killed(sandbox.key, victim.boot_ns, incident_id).map(Output::Await));

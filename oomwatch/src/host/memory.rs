@@ -181,7 +181,7 @@ fn hierarchy_id(root: &HostRoot) -> Result<u32, HostError> {
 }
 
 /// Value of a `key value` line; the order of the lines differs between kernels.
-fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
+pub(super) fn keyed(text: &[u8], key: &[u8]) -> Option<u64> {
     text.split(|byte| *byte == b'\n').find_map(|line| {
         let value = line.strip_prefix(key)?.strip_prefix(b" ")?;
         std::str::from_utf8(value).ok()?.trim().parse().ok()

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod pressure;
 pub mod system;
 pub mod tracefs;
+pub mod vmstat;
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -1,6 +1,7 @@
 //! Observations in, numbered and described events out: asks the correlator what happened, the registry whose it was,
 //! hands the event to the sinks. Owns all state of the agent; runs in one task.
 
+pub(crate) mod keep;
 mod outcome;
 mod recollection;
 mod report;
@@ -26,7 +27,7 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy, system},
     inventory::Inventory,
     live::Live,
-    observation::{Lost, LostRecords, Observation, Sandbox, SandboxKey},
+    observation::{Counters, Lost, LostRecords, Observation, Sandbox, SandboxKey},
     outcome::Outcomes,
     registry::Registry,
     sinks::{Sink, Sinks},
@@ -54,6 +55,9 @@ pub(crate) struct Pipeline {
     execs: Option<Sender<u32>>,
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
+    keeper: Option<keep::Keeper>,
+    /// What comes in was recorded for an earlier agent.
+    catching_up: bool,
     cgroups: workloads::Cgroups,
     recollection: recollection::Recollection,
 }
@@ -93,13 +97,39 @@ impl Pipeline {
             execs: None,
             sandboxes: HashMap::new(),
             cgroups: workloads::Cgroups::default(),
+            keeper: None,
+            catching_up: false,
         })
     }
 
-    /// Reads every cgroup there is.
-    pub(crate) fn learn_existing_cgroups(&mut self) {
-        let scanned = self.hierarchy.as_ref().map(MemoryHierarchy::scan);
-        for counters in scanned.into_iter().flatten() {
+    /// Reads every cgroup there is. Where the past is still to be told, their counters say nothing of it.
+    pub(crate) fn begin(&mut self, has_past: bool) {
+        self.catching_up = has_past;
+        let scanned = self.scan();
+        if has_past {
+            for counters in &scanned {
+                self.registry.found(counters);
+            }
+        } else {
+            self.correlator.begin(&scanned);
+            self.learn(scanned);
+        }
+    }
+
+    fn caught_up(&mut self) {
+        if std::mem::take(&mut self.catching_up) {
+            let scanned = self.scan();
+            self.correlator.begin(&scanned);
+            self.learn(scanned);
+        }
+    }
+
+    fn scan(&self) -> Vec<Counters> {
+        self.hierarchy.as_ref().map(MemoryHierarchy::scan).unwrap_or_default()
+    }
+
+    fn learn(&mut self, scanned: Vec<Counters>) {
+        for counters in scanned {
             self.registry.found(&counters);
             let outputs = self.correlator.observe(Observation::Counters(counters));
             self.take(outputs);
@@ -149,6 +179,7 @@ impl Pipeline {
             self.recollection.next_deadline(),
             self.registry.next_deadline(),
             self.sinks.next_deadline(),
+            self.keep_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -161,7 +192,9 @@ impl Pipeline {
                 self.cgroup_gone(change.memcg, change.boot_ns);
             }
             Observation::MeasuredGone(memcg) => self.cgroup_gone(*memcg, clock::boot_ns()),
-            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn_existing_cgroups(),
+            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn(self.scan()),
+            Observation::CaughtUp => self.caught_up(),
+            Observation::Read(mark) => self.note_read(*mark),
             Observation::Exec(pid) => self.pass_on_exec(*pid),
             Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
             Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
@@ -188,6 +221,7 @@ impl Pipeline {
         self.cgroups_looked_at(&looked);
         self.keep_history(now_ns);
         self.report_losses(now_ns);
+        self.settle(now_ns);
     }
 
     fn take(&mut self, outputs: Vec<Output>) {
@@ -196,8 +230,15 @@ impl Pipeline {
                 Output::Found(finding) => self.report(*finding),
                 Output::Read(subject) => self.read_counters(&subject),
                 Output::Await(kill) => self.await_outcome(kill),
+                Output::ReadAll => self.compare(),
             }
         }
+    }
+
+    /// Kills are missing: whose, the cgroups' own counters may tell.
+    fn compare(&mut self) {
+        let outputs = self.correlator.compare(&self.scan());
+        self.take(outputs);
     }
 
     fn read_counters(&mut self, subject: &Subject) {

@@ -31,7 +31,8 @@ impl Pipeline {
         }
         // Of a sandbox the correlator knows more: its sentry.
         let awaited = match (&finding.body, container_depth, &finding.sandbox) {
-            (Body::OomKill(_), Some(depth), None) => self.outcome_of(&finding, depth),
+            // Of the past nobody can say any more what became of a container within two seconds.
+            (Body::OomKill(_), Some(depth), None) if !self.catching_up => self.outcome_of(&finding, depth),
             _ => None,
         };
         self.count(&finding, container_depth);
@@ -69,7 +70,8 @@ impl Pipeline {
         let body = AgentStopped { version, tier, kernel, cgroup_version, degraded };
         self.report_own(Body::AgentStopped(body), Severity::Info);
         self.report_losses(clock::boot_ns());
-        self.sinks.finish();
+        let all_written = std::mem::take(&mut self.sinks).finish();
+        self.keep_last(all_written);
     }
 
     /// Numbers an event and hands it to the sinks, after the news of what they lost before it.

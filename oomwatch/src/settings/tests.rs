@@ -113,6 +113,7 @@ fn other() -> Config {
         output: OutputFormat::Json,
         host_root: "/host".into(),
         withheld: Vec::new(),
+        bpf_fs: "/sys/fs/bpf".into(),
         threshold_percent: 80,
         rearm_percent: 70,
         poll_interval: std::time::Duration::from_secs(1),

@@ -152,17 +152,20 @@ impl Sinks {
         slots.filter_map(|slot| slot.sink.settled()).min()
     }
 
-    /// Lets all sinks deliver what they hold; says which could not in time.
-    pub fn finish(mut self) {
+    /// Lets all sinks deliver what they hold; says which could not in time. True where all could.
+    pub fn finish(mut self) -> bool {
         for slot in &mut self.slots {
             slot.sink.close();
         }
         let until_ns = clock::boot_ns().saturating_add(DRAIN_NS);
+        let mut all = true;
         for slot in &mut self.slots {
             if !slot.sink.finish(until_ns) {
                 tracing::warn!(sink = slot.sink.name(), "events were still waiting for it at the end");
+                all = false;
             }
         }
+        all
     }
 }
 

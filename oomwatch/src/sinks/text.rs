@@ -47,6 +47,7 @@ fn message(body: &Body) -> &'static str {
         Body::WorkloadStarted(_) => "starting gVisor OOM watcher with memory monitoring",
         Body::WorkloadStopped(_) => "gVisor sandbox ended",
         Body::Loss(_) => "events were lost",
+        Body::Missed(_) => "OOM kills were missed",
         Body::AgentStarted(_) => "oomwatch started",
         Body::AgentStopped(_) => "oomwatch stopped",
     }
@@ -126,6 +127,11 @@ impl Line {
                 self.field("lost", loss.lost);
                 self.option("records", loss.records.map(records));
                 self.option("sink", loss.sink.as_deref());
+            }
+            Body::Missed(missed) => {
+                self.field("expected", missed.expected);
+                self.field("seen", missed.seen);
+                self.field("since", missed.since.name());
             }
             Body::AgentStarted(agent) => self.agent_started(agent),
             Body::AgentStopped(agent) => self.field("version", &agent.version),

@@ -7,11 +7,14 @@ use std::error::Error;
 
 use aya::{
     Btf, Ebpf,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint, links::FdLink},
 };
 
-use super::offsets::{KernelLayout, MarkVictimArgs};
-use crate::host::system;
+use super::{
+    keeping::Keep,
+    offsets::{KernelLayout, MarkVictimArgs},
+};
+use crate::{host::system, observation::SourceFacts};
 
 /// A way to hook a function, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,8 @@ const EXIT: RawHook = RawHook {
 pub(crate) struct Attached {
     /// Each hook and how it went, for `check` and the log.
     pub(crate) hooks: Vec<Hook>,
+    /// What keeps them attached, by program; those that only live with the agent are not here.
+    pub(crate) links: Vec<(String, FdLink)>,
     /// How victims are seen; `None`: not at all.
     pub(crate) victim: Option<&'static str>,
     /// How the limit is known exactly; `None`: it is inferred.
@@ -147,6 +152,22 @@ pub(crate) struct Attached {
     pub(crate) sees_no_kill: bool,
 }
 
+impl Attached {
+    /// What conclusions depend on.
+    pub(crate) fn facts(&self) -> SourceFacts {
+        SourceFacts { sees_killing: self.sees_killing, sees_run: self.run.is_some(), sees_no_kill: self.sees_no_kill }
+    }
+
+    /// Pins nothing where some hook would end with the agent, for then records mean something else without it.
+    pub(crate) fn as_far_as_can_be(&self, mut keep: Keep) -> Keep {
+        let by_perf = |hook: &Hook| matches!(hook.outcome, Ok("kprobe" | "tracepoint"));
+        if !perf_links_can_be_pinned() && self.hooks.iter().any(by_perf) {
+            keep.cannot_pin = Some("before Linux 5.15 kprobes and tracepoints end with their process".to_owned());
+        }
+        keep
+    }
+}
+
 /// Attaches what this kernel allows. `withheld` names methods not to be tried.
 pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &[String]) -> Attached {
     let mut attached = Attached::default();
@@ -154,7 +175,7 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
         attach_record(ebpf, &mut attached);
         return attached;
     };
-    let mut prober = Prober { ebpf, btf: None, withheld };
+    let mut prober = Prober { ebpf, btf: None, withheld, links: Vec::new() };
     for hook in [MKDIR, RMDIR] {
         attached.hooks.push(prober.raw_hook(hook));
     }
@@ -169,16 +190,21 @@ pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
     let exit = prober.raw_hook(EXIT);
     attached.sees_exit = exit.outcome.is_ok();
     attached.hooks.push(exit);
+    attached.links = prober.links;
     attached
 }
 
 /// Without BTF only the tracepoint's own record can be read.
 fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
-    let outcome = with_program::<TracePoint>(ebpf, "mark_victim_record", |program| {
+    let outcome = with_program::<TracePoint, _>(ebpf, "mark_victim_record", |program| {
         program.load()?;
-        program.attach("oom", "mark_victim").map(drop)
+        let link = program.attach("oom", "mark_victim")?;
+        perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
     })
-    .map(|()| "tracepoint");
+    .map(|link| {
+        attached.links.extend(link.and_then(|link| Some(("mark_victim_record".to_owned(), link.try_into().ok()?))));
+        "tracepoint"
+    });
     attached.victim = outcome.as_ref().ok().copied();
     attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
 }
@@ -188,6 +214,7 @@ struct Prober<'a> {
     /// Read when the first fentry program wants it: it takes memory that most hosts need only for a moment.
     btf: Option<Btf>,
     withheld: &'a [String],
+    links: Vec<(String, FdLink)>,
 }
 
 impl Prober<'_> {
@@ -260,17 +287,21 @@ impl Prober<'_> {
             _ => return Err(format!("the object has no fentry program {name}")),
         };
         self.btf = Some(btf);
-        outcome.map_err(|error| refusal(&error))
+        self.links.push((name.to_owned(), outcome.map_err(|error| refusal(&error))?));
+        Ok(())
     }
 
     fn kprobe(&mut self, name: &str, function: &str) -> Result<(), String> {
         if !system::has_kprobes() {
             return Err("this kernel has none".to_owned());
         }
-        with_program::<KProbe>(self.ebpf, name, |program| {
+        let link = with_program::<KProbe, _>(self.ebpf, name, |program| {
             program.load()?;
-            program.attach(function, 0).map(drop)
-        })
+            let link = program.attach(function, 0)?;
+            perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
+        })?;
+        self.links.extend(link.and_then(|link| Some((name.to_owned(), link.try_into().ok()?))));
+        Ok(())
     }
 
     fn raw_hook(&mut self, hook: RawHook) -> Hook {
@@ -279,11 +310,13 @@ impl Prober<'_> {
     }
 
     fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<&'static str, String> {
-        with_program::<RawTracePoint>(self.ebpf, name, |program| {
+        let link = with_program::<RawTracePoint, _>(self.ebpf, name, |program| {
             program.load()?;
-            program.attach(tracepoint).map(drop)
-        })
-        .map(|()| "raw_tp")
+            let link = program.attach(tracepoint)?;
+            program.take_link(link)
+        })?;
+        self.links.push((name.to_owned(), link.into()));
+        Ok("raw_tp")
     }
 }
 
@@ -291,21 +324,28 @@ fn hook(hook: &FunctionHook, outcome: Result<Method, String>) -> Hook {
     Hook { target: hook.function, gives: hook.gives, without: hook.without, outcome: outcome.map(Method::name) }
 }
 
-fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<FdLink, ProgramError> {
     program.load(function, btf)?;
-    program.attach().map(drop)
+    let link = program.attach()?;
+    program.take_link(link).map(FdLink::from)
 }
 
-fn load_fexit(program: &mut FExit, function: &str, btf: &Btf) -> Result<(), ProgramError> {
+fn load_fexit(program: &mut FExit, function: &str, btf: &Btf) -> Result<FdLink, ProgramError> {
     program.load(function, btf)?;
-    program.attach().map(drop)
+    let link = program.attach()?;
+    program.take_link(link).map(FdLink::from)
 }
 
-fn with_program<'a, T: 'a>(
+/// Before Linux 5.15 kprobes and tracepoints hang on an event of perf, which ends with its process.
+pub(crate) fn perf_links_can_be_pinned() -> bool {
+    aya::features().bpf_perf_link()
+}
+
+fn with_program<'a, T: 'a, L>(
     ebpf: &'a mut Ebpf,
     name: &str,
-    attach: impl FnOnce(&'a mut T) -> Result<(), ProgramError>,
-) -> Result<(), String>
+    attach: impl FnOnce(&'a mut T) -> Result<L, ProgramError>,
+) -> Result<L, String>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {

@@ -2,7 +2,8 @@
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData, PerCpuArray, RingBuf},
+    maps::{Map, MapData, PerCpuArray},
+    programs::links::FdLink,
 };
 use oomwatch_common::{FIELD_COUNT, MISSING};
 use thiserror::Error;
@@ -11,12 +12,15 @@ use super::{
     btf::Btf,
     decode::Decoder,
     hooks::{self, Attached, Hook, explain},
+    keeping::{Keep, Keeping, Release},
     offsets::{self, KernelLayout, kernel_name},
+    pin::{self, Kept},
+    ring::Ring,
     trace_format::TraceFormat,
 };
 use crate::{
-    host::{memory::MemoryHierarchy, system, tracefs},
-    observation::SourceFacts,
+    host::{memory::MemoryHierarchy, system, tracefs, vmstat},
+    observation::{KillTotal, SourceFacts},
 };
 
 /// The program, built by `build.rs`.
@@ -43,14 +47,20 @@ pub(crate) enum LoadError {
 
 /// Everything that lives in the kernel while this value does.
 pub(crate) struct Loaded {
-    /// Keeps programs and links alive.
+    /// Keeps programs alive, and what of their links cannot be pinned.
     pub(crate) ebpf: Ebpf,
+    /// Links that end with this value; elsewhere they are pinned.
+    pub(crate) links: Vec<(String, FdLink)>,
+    /// What outlives the agent.
+    pub(crate) keeping: Option<Keeping>,
     /// Victims and ends of runs.
-    pub(crate) ooms: RingBuf<MapData>,
+    pub(crate) ooms: Ring,
     /// Cgroups and futile reclaim.
-    pub(crate) changes: RingBuf<MapData>,
+    pub(crate) changes: Ring,
     /// Lost records by CPU.
     pub(crate) lost: PerCpuArray<MapData, u64>,
+    /// How many kills the kernel had counted once the hooks were there; `None` where it does not count.
+    pub(crate) kills: Option<KillTotal>,
     /// The memory cgroups.
     pub(crate) hierarchy: Option<MemoryHierarchy>,
     /// How records are read.
@@ -78,8 +88,13 @@ pub(crate) struct Sight {
     pub(crate) facts: SourceFacts,
 }
 
-/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`.
-pub(crate) fn load(hierarchy: Option<&MemoryHierarchy>, withheld: &[String]) -> Result<Loaded, LoadError> {
+/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`. With `keep`, records are given
+/// back only when their events are written.
+pub(crate) fn load(
+    hierarchy: Option<&MemoryHierarchy>,
+    withheld: &[String],
+    keep: Option<Keep>,
+) -> Result<Loaded, LoadError> {
     raise_memlock_limit();
     let mut degraded = Vec::new();
     let layout =
@@ -95,18 +110,57 @@ pub(crate) fn load(hierarchy: Option<&MemoryHierarchy>, withheld: &[String]) -> 
         .override_global("OFFSETS", &table, true)
         .load(OBJECT)
         .map_err(|error| LoadError::Object(explain(&error)))?;
-    let attached = hooks::attach(&mut ebpf, layout.as_ref(), withheld);
+    let mut attached = hooks::attach(&mut ebpf, layout.as_ref(), withheld);
     if attached.victim.is_none() {
         return Err(LoadError::NoVictim(reasons(&attached)));
     }
+    let kills = vmstat::oom_kills()
+        .inspect_err(|error| tracing::debug!(%error, "reports cannot be compared with the kernel's count of kills"))
+        .ok();
     let ooms = take_map(&mut ebpf, "OOMS")?;
     let changes = take_map(&mut ebpf, "CHANGES")?;
     let lost = take_map(&mut ebpf, "LOST")?;
+    let mut links = std::mem::take(&mut attached.links);
     let page_bytes = rustix::param::page_size() as u64;
     let decoder = Decoder { page_bytes, sees_killing: attached.sees_killing, trace };
+    let reading = pin::reading(attached.facts(), &decoder);
+    let maps = Kept { ooms: &ooms, changes: &changes, lost: &lost, reading };
+    let keep = keep.map(|keep| attached.as_far_as_can_be(keep));
+    let keeping = keep.as_ref().map(|keep| Keeping::start(keep, &maps, &mut links)).transpose();
+    let keeping = match (keeping, keep) {
+        (Ok(keeping), _) => keeping,
+        (Err(error), Some(keep)) if keep.cannot_pin.is_none() => {
+            let cannot_pin = Some(format!("{error:#}"));
+            return load(hierarchy, withheld, Some(Keep { cannot_pin, ..keep }));
+        }
+        (Err(error), _) => return Err(LoadError::Object(format!("{error:#}"))),
+    };
     let sight = sight(layout.as_ref(), attached, degraded);
     give_memory_back();
-    Ok(Loaded { ebpf, ooms, changes, lost, hierarchy: hierarchy.cloned(), decoder, sight })
+    Ok(Loaded {
+        ebpf,
+        links,
+        keeping,
+        ooms: Ring::new("OOMS", ooms)?,
+        changes: Ring::new("CHANGES", changes)?,
+        lost: per_cpu("LOST", lost)?,
+        kills,
+        hierarchy: hierarchy.cloned(),
+        decoder,
+        sight,
+    })
+}
+
+impl Loaded {
+    /// The way to give records back; `None` where they are given back as soon as they are read.
+    pub(crate) fn release(&self) -> Option<Release> {
+        self.keeping.as_ref().map(|keeping| Release::new(self.ooms.consumed(), &keeping.past))
+    }
+
+    /// Earlier agents left something to be told.
+    pub(crate) fn has_past(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| !keeping.past.is_empty())
+    }
 }
 
 /// Linux before 5.11 charges maps to `RLIMIT_MEMLOCK`. Where it may not be raised, loading says so itself.
@@ -138,9 +192,17 @@ fn trace_format() -> Result<TraceFormat, LoadError> {
     TraceFormat::parse(&text).ok_or_else(|| LoadError::NoVictim("oom:mark_victim has no field pid".to_owned()))
 }
 
-fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError> {
-    let map = ebpf.take_map(name).ok_or(LoadError::Map { name, reason: "not in the object".to_owned() })?;
-    T::try_from(map).map_err(|error| LoadError::Map { name, reason: explain(&error) })
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match ebpf.take_map(name) {
+        Some(Map::RingBuf(map) | Map::PerCpuArray(map)) => Ok(map),
+        _ => Err(LoadError::Map { name, reason: "not in the object".to_owned() }),
+    }
+}
+
+/// One number for each CPU.
+pub(super) fn per_cpu(name: &'static str, map: MapData) -> Result<PerCpuArray<MapData, u64>, LoadError> {
+    let array = PerCpuArray::try_from(Map::PerCpuArray(map));
+    array.map_err(|error| LoadError::Map { name, reason: explain(&error) })
 }
 
 fn reasons(attached: &Attached) -> String {
@@ -173,11 +235,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
         exact_victim: layout.is_some(),
         sees_exec: attached.sees_exec,
         sees_exit: attached.sees_exit,
-        facts: SourceFacts {
-            sees_killing: attached.sees_killing,
-            sees_run: attached.run.is_some(),
-            sees_no_kill: attached.sees_no_kill,
-        },
+        facts: attached.facts(),
         hooks: attached.hooks,
         degraded,
     }

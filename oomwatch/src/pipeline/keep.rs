@@ -1,0 +1,244 @@
+//! Up to where kills are told, kept across restarts: a record is given back to the kernel when its event is written, and
+//! the account is written before, so that a killed agent's successor goes on exactly there.
+
+use std::collections::VecDeque;
+
+use tokio::task::JoinHandle;
+
+use super::Pipeline;
+use crate::{
+    clock,
+    observation::{MemcgId, ReadMark},
+    state::{Account, Contents, StateDir},
+};
+
+/// Longest wait for outputs: one that hangs must not fill the kernel's ring.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// Time between two looks at what outputs have written.
+const LOOK_NS: u64 = 20_000_000;
+/// From a change to the next `state.json`.
+const SAVE_AFTER_NS: u64 = 1_000_000_000;
+
+/// Gives back to the kernel what was read up to a position.
+pub(crate) type GiveBack = Box<dyn FnMut(u64) + Send>;
+
+/// A place in the ring, and the events that came from before it.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    account: Account,
+    seq: u64,
+    since_ns: u64,
+    urgent: bool,
+}
+
+/// What is kept, and what still waits for the outputs.
+pub(crate) struct Keeper {
+    state: StateDir,
+    give_back: GiveBack,
+    pending: VecDeque<Pending>,
+    written: Option<Account>,
+    look_ns: Option<u64>,
+    save_ns: Option<u64>,
+    saving: Option<JoinHandle<()>>,
+    failed: bool,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Keeper").field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    pub(crate) fn new(state: StateDir, give_back: GiveBack) -> Self {
+        Self {
+            state,
+            give_back,
+            pending: VecDeque::new(),
+            written: None,
+            look_ns: None,
+            save_ns: None,
+            saving: None,
+            failed: false,
+        }
+    }
+
+    /// Everything up to `mark` is in events up to `seq`.
+    fn read(&mut self, mark: ReadMark, kills: u64, seq: u64, now_ns: u64) {
+        let account = Account { kills, generation: mark.generation, position: mark.position, lost: mark.lost };
+        let last = self.pending.back().map(|pending| pending.account).or(self.written);
+        if last != Some(account) {
+            self.pending.push_back(Pending { account, seq, since_ns: now_ns, urgent: mark.urgent });
+        }
+    }
+
+    /// `settled` is the last event that is written; `None` where nobody says so.
+    fn settle(&mut self, settled: Option<u64>, now_ns: u64) {
+        let mut done = None;
+        while let Some(first) = self.pending.front().filter(|first| {
+            let written = settled.is_none_or(|settled| first.seq <= settled);
+            written || first.urgent || now_ns >= first.since_ns.saturating_add(PATIENCE_NS)
+        }) {
+            done = Some(first.account);
+            self.pending.pop_front();
+        }
+        if let Some(account) = done {
+            self.write(account, now_ns);
+        }
+        self.look_ns = (!self.pending.is_empty()).then_some(now_ns.saturating_add(LOOK_NS));
+    }
+
+    fn write(&mut self, account: Account, now_ns: u64) {
+        if let Err(error) = self.state.write_account(&account) {
+            self.say_once(&format!("cannot note up to where kills are told: {error}"));
+        }
+        (self.give_back)(account.position);
+        if self.written.map(|written| written.kills) != Some(account.kills) {
+            self.save_ns.get_or_insert(now_ns.saturating_add(SAVE_AFTER_NS));
+        }
+        self.written = Some(account);
+    }
+
+    fn say_once(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.failed, true) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Whether the counters of cgroups hold no kill beyond the account: a kill that is read again must be news to them.
+    fn is_in_step(&self, kills: Option<u64>) -> bool {
+        self.pending.is_empty() && kills.is_some() && self.written.map(|written| written.kills) == kills
+    }
+
+    /// Whether `state.json` is to be written now.
+    fn is_due(&mut self, now_ns: u64) -> bool {
+        let idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
+        let due = self.save_ns.is_some_and(|at| at <= now_ns);
+        if due && !idle {
+            self.save_ns = Some(now_ns.saturating_add(SAVE_AFTER_NS));
+        }
+        due && idle
+    }
+
+    /// Beside the events: a disk may take its time.
+    fn save(&mut self, contents: Contents) {
+        self.save_ns = None;
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = contents.save() {
+                tracing::warn!("the counters of cgroups are not kept: {error:#}");
+            }
+        }));
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.look_ns.into_iter().chain(self.save_ns).min()
+    }
+}
+
+impl Pipeline {
+    /// Goes on where an earlier agent ended, and keeps up to where this one came.
+    pub(crate) fn keep(&mut self, keeper: Keeper, account: Option<Account>, cgroups: Option<&[(MemcgId, u64)]>) {
+        if let Some(account) = account {
+            self.correlator.restore(account.kills, cgroups);
+        }
+        self.keeper = Some(keeper);
+    }
+
+    pub(super) fn note_read(&mut self, mark: ReadMark) {
+        let kills = self.correlator.accounted().unwrap_or_default();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.read(mark, kills, self.seq, clock::boot_ns());
+        }
+        self.settle(clock::boot_ns());
+    }
+
+    /// Gives back what was read and is written by now.
+    pub(super) fn settle(&mut self, now_ns: u64) {
+        let Some(keeper) = &mut self.keeper else { return };
+        keeper.settle(self.sinks.settled(), now_ns);
+        if keeper.is_due(now_ns) {
+            if !keeper.is_in_step(self.correlator.accounted()) {
+                keeper.save_ns = Some(now_ns.saturating_add(SAVE_AFTER_NS));
+                return;
+            }
+            let (cgroups, complete) = self.correlator.accounted_by_cgroup();
+            let contents = keeper.state.contents(&cgroups, complete);
+            keeper.save(contents);
+        }
+    }
+
+    pub(super) fn keep_deadline(&self) -> Option<u64> {
+        self.keeper.as_ref().and_then(Keeper::next_deadline)
+    }
+
+    /// The last of it. What outputs did not write in time is told again by the next agent.
+    pub(super) fn keep_last(&mut self, all_written: bool) {
+        let Some(keeper) = &mut self.keeper else { return };
+        if all_written {
+            keeper.settle(None, clock::boot_ns());
+        }
+        if !keeper.is_in_step(self.correlator.accounted()) {
+            return;
+        }
+        let (cgroups, complete) = self.correlator.accounted_by_cgroup();
+        if let Err(error) = keeper.state.contents(&cgroups, complete).save() {
+            tracing::warn!("the counters of cgroups are not kept: {error:#}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const MARK: ReadMark = ReadMark { generation: 5, position: 100, lost: 0, urgent: false };
+
+    /// A keeper, its folder, and what it gave back.
+    fn keeper() -> (Keeper, tempfile::TempDir, Arc<Mutex<Vec<u64>>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _left) = StateDir::open(folder.path(), "boot").unwrap();
+        let given_back = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&given_back);
+        (Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position))), folder, given_back)
+    }
+
+    fn account(folder: &tempfile::TempDir) -> String {
+        std::fs::read_to_string(folder.path().join("account")).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_given_back_when_its_event_is_written() {
+        let (mut keeper, folder, given_back) = keeper();
+        keeper.read(MARK, 1, 7, 1);
+        keeper.settle(Some(6), 2);
+        assert_eq!((account(&folder).as_str(), given_back.lock().unwrap().len()), ("", 0));
+        assert!(keeper.next_deadline().is_some());
+        keeper.settle(Some(7), 3);
+        assert!(account(&folder).contains("kills=00000000000000000001"), "{}", account(&folder));
+        assert_eq!(*given_back.lock().unwrap(), [100]);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_longer_than_a_second_or_when_room_is_short() {
+        let (mut keeper, _folder, given_back) = keeper();
+        keeper.read(MARK, 1, 7, 1);
+        keeper.settle(Some(6), PATIENCE_NS);
+        assert!(given_back.lock().unwrap().is_empty());
+        keeper.settle(Some(6), PATIENCE_NS + 1);
+        keeper.read(ReadMark { position: 200, urgent: true, ..MARK }, 2, 9, PATIENCE_NS + 2);
+        keeper.settle(Some(6), PATIENCE_NS + 2);
+        assert_eq!(*given_back.lock().unwrap(), [100, 200]);
+    }
+
+    #[test]
+    fn the_same_place_again_is_no_news() {
+        let (mut keeper, _folder, given_back) = keeper();
+        for now_ns in 1..5 {
+            keeper.read(MARK, 1, now_ns, now_ns);
+            keeper.settle(None, now_ns);
+        }
+        assert_eq!(*given_back.lock().unwrap(), [100]);
+    }
+}

@@ -204,6 +204,7 @@ mod tests {
         (Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position))), folder, given_back)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the agent's own file, not the host's")]
     fn account(folder: &tempfile::TempDir) -> String {
         std::fs::read_to_string(folder.path().join("account")).unwrap()
     }

@@ -3,6 +3,8 @@
 //! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
 //! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -11,9 +13,20 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy, system},
     live::Live,
     pipeline::{self, Pipeline, keep::Keeper},
-    sinks::{Sink, hook::Hook, journal::Journal, otlp::Otlp, socket::Socket},
-    sources::{cgroup, gvisor, kernel},
+    sinks::{
+        Sink,
+        hook::Hook,
+        journal::Journal,
+        metrics::{self, Metrics},
+        otlp::Otlp,
+        socket::Socket,
+    },
+    sources::{
+        cgroup, gvisor,
+        kernel::{self, load::Sight},
+    },
     state::{Left, StateDir},
+    stats::Stats,
     stop::{self, Stop, Stopper},
 };
 
@@ -49,7 +62,9 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
         tracing::warn!(reason = sentence, "less is seen than could be");
     }
     let (asker, requests) = mpsc::channel(REQUESTS);
-    let sinks = start_sinks(&config, outputs, &asker);
+    let stats = Arc::new(Stats::default());
+    let [kernel_beat, gvisor_beat, cgroup_beat] = [KERNEL, "gvisor", "cgroup"].map(|name| stats.source(name));
+    let sinks = start_sinks(&config, outputs, &asker, &loaded.sight, &stats);
     let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
     if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
         let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)));
@@ -61,9 +76,12 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
     let (stopper, order) = stop::channel();
     let mut sources = JoinSet::new();
-    sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone())));
-    sources.spawn(named("gvisor", gvisor::run(gvisor, observations.clone(), order.clone())));
-    sources.spawn(named("cgroup", cgroup::run(cgroup, observations, order)));
+    sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), kernel_beat)));
+    sources.spawn(named(
+        "gvisor",
+        gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat),
+    ));
+    sources.spawn(named("cgroup", cgroup::run(cgroup, observations, order, cgroup_beat)));
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
     pipeline.report_end();
     outcome
@@ -87,6 +105,8 @@ fn start_sinks(
     config: &Config,
     mut outputs: Vec<Box<dyn Sink>>,
     asker: &mpsc::Sender<pipeline::Request>,
+    sight: &Sight,
+    stats: &Arc<Stats>,
 ) -> Vec<Box<dyn Sink>> {
     let sinks = &mut outputs;
     if let Some(folder) = &config.state_dir {
@@ -100,6 +120,11 @@ fn start_sinks(
     }
     if let Some(endpoint) = &config.otlp_endpoint {
         add(sinks, "otlp", Otlp::start(endpoint, &HostRoot::new(&config.host_root), asker));
+    }
+    if let Some(address) = config.listen_address {
+        let (tier, knows_limits) = (sight.tier.clone(), sight.exact_victim);
+        let (stats, asker) = (Arc::clone(stats), asker.clone());
+        add(sinks, "metrics", Metrics::start(metrics::Start { address, tier, knows_limits, stats, asker }));
     }
     outputs
 }

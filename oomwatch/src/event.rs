@@ -128,6 +128,44 @@ pub enum Body {
     AgentStopped(AgentStopped),
 }
 
+impl Body {
+    /// Every name of an event that there can be.
+    pub(crate) const NAMES: [&str; 14] = [
+        "oom_kill",
+        "oom_group_kill",
+        "oom_outcome",
+        "oom",
+        "near_limit",
+        "over_limit",
+        "recovered",
+        "memory_pressure",
+        "workload_started",
+        "workload_stopped",
+        "loss",
+        "missed",
+        "agent_started",
+        "agent_stopped",
+    ];
+
+    /// Its name, the field `event`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OomKill(_) => "oom_kill",
+            Self::OomGroupKill(_) => "oom_group_kill",
+            Self::OomOutcome(_) => "oom_outcome",
+            Self::Oom(_) => "oom",
+            Self::NearLimit(_) => "near_limit",
+            Self::OverLimit(_) => "over_limit",
+            Self::Recovered(_) => "recovered",
+            Self::WorkloadStarted(_) => "workload_started",
+            Self::WorkloadStopped(_) => "workload_stopped",
+            Self::Loss(_) => "loss",
+            Self::AgentStarted(_) => "agent_started",
+            Self::AgentStopped(_) => "agent_stopped",
+        }
+    }
+}
+
 /// The kernel killed a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OomKill {

@@ -17,6 +17,7 @@
 //! - [`sinks`]: events out.
 //! - [`events`]: shows them later, from the `journal` on disk and by a [`client`] of the agent's socket.
 //! - `state`: what the agent knows across restarts.
+//! - `stats`: what sources measure about themselves.
 //!
 //! [`Agent`] is all of it inside another program, as a stream of events.
 //!
@@ -53,6 +54,7 @@ pub mod shell;
 pub mod sinks;
 mod sources;
 mod state;
+mod stats;
 pub mod stop;
 pub mod workload;
 

@@ -16,6 +16,8 @@ use crate::{
 
 /// When a new cgroup is looked at: the runtime makes it before it writes its state, the engine names it after.
 const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_000_000];
+/// After so many of them a runtime has written what it writes.
+const SETTLED_LOOKS: usize = 2;
 /// How long a cgroup is remembered after its end.
 const KEEP_REMOVED_NS: u64 = 600_000_000_000;
 /// Removed cgroups remembered; beyond it the oldest go early.
@@ -185,6 +187,18 @@ impl Registry {
         workload.cgroup_id = Some(subject.memcg.id);
         workload.cgroup_version = self.hierarchy.as_ref().map(|hierarchy| hierarchy.version);
         Some((Arc::new(workload), container_depth))
+    }
+
+    /// Containers that live and were looked at for long enough that no more is likely to be learned of them, by their
+    /// own cgroup.
+    pub(crate) fn containers(&self) -> impl Iterator<Item = (MemcgId, &Workload)> {
+        self.entries.iter().filter(|(_, entry)| !entry.is_removed).filter_map(|(memcg, entry)| {
+            let known = entry.known.as_ref()?;
+            let is_container =
+                known.container_depth == Some(entry.path.depth()) && known.workload.container_id.is_some();
+            let settled = entry.looks >= SETTLED_LOOKS || is_complete(&known.workload);
+            (is_container && settled).then_some((*memcg, &known.workload))
+        })
     }
 
     /// The cgroup whose description holds: that of the outermost container around `path`, by the path's own form or

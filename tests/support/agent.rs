@@ -147,6 +147,15 @@ impl Agent {
         self.wait_for(&format!("the kill of {pid}"), |event| event.is_kill_of(pid))
     }
 
+    /// Where it serves metrics and health: what the log says of `--listen-address 127.0.0.1:0`.
+    pub fn served_at(&self) -> String {
+        wait_for("the address of the metrics", PROCESS_TIMEOUT, || {
+            let lines = self.log();
+            let line = lines.iter().find(|line| line.contains("metrics and health are served"))?;
+            Some(line.split_once("address=").expect("an address").1.trim().to_owned())
+        })
+    }
+
     /// Lets it run no further.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

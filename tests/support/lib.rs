@@ -17,8 +17,10 @@ mod event;
 mod expected;
 mod freezer;
 mod hog;
+mod http;
 mod mount;
 mod program;
+mod prometheus;
 mod requirement;
 mod rootfs;
 mod runsc;
@@ -38,8 +40,10 @@ pub use self::{
     expected::{ExpectedKill, Window, kernel_names_the_limit},
     freezer::Freezer,
     hog::{Gate, Hog},
+    http::{Reply, ask, get},
     mount::Mount,
     program::{Capability, Finished, run, without_capabilities},
+    prometheus::{Prometheus, promtool_check},
     requirement::{Requirement, are_met, say_skipped},
     rootfs::Rootfs,
     runsc::{Plan, Runsc},

@@ -20,6 +20,8 @@ pub enum Requirement {
     Examples,
     /// A collector of OpenTelemetry.
     Collector,
+    /// Prometheus and its promtool.
+    Prometheus,
     /// Both versions of runsc, and what their containers hold.
     Runsc,
 }
@@ -28,6 +30,7 @@ impl Requirement {
     fn missing(self) -> Option<String> {
         match self {
             Self::Agent => missing_for_agent(),
+            Self::Prometheus => missing_for_prometheus(),
             Self::Runsc => missing_for_runsc(),
             Self::Examples => {
                 let unset = env::var_os("OOMWATCH_EXAMPLES").is_none();
@@ -53,6 +56,12 @@ fn missing_for_agent() -> Option<String> {
         return Some("needs root".to_owned());
     }
     memory_hierarchy().is_none().then(|| "no memory cgroup hierarchy is mounted".to_owned())
+}
+
+fn missing_for_prometheus() -> Option<String> {
+    ["prometheus", "promtool"].into_iter().find_map(|name| {
+        crate::prometheus::program(name).is_none().then(|| format!("there is no {name} below OOMWATCH_PROMETHEUS"))
+    })
 }
 
 fn missing_for_runsc() -> Option<String> {

@@ -10,6 +10,7 @@ mod demo;
 mod interrupt;
 mod lines;
 mod process;
+mod prometheus;
 mod record_btf;
 mod run;
 mod runsc;

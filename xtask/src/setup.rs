@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 
 use crate::{
     process::{is_root, say},
-    runsc,
+    prometheus, runsc,
     toolchain::{LINKER_VERSION, PINNED_TOOLCHAIN, Toolchain, cache_dir, cached_tool, in_path},
 };
 
@@ -43,6 +43,8 @@ enum Need {
     Typos,
     /// A program of a Debian package.
     Package(&'static str, &'static str),
+    /// A scraper of metrics, without its service.
+    Prometheus,
     /// gVisor in several versions.
     Runsc,
     /// A collector of OpenTelemetry, rotel: a ready wheel of Python's with nothing but its program.
@@ -58,6 +60,7 @@ const HOST_TEST: &[Need] = &[
     Need::Package("dockerd", "docker.io"),
     Need::Package("man", "man-db"),
     Need::Package("runc", "runc"),
+    Need::Prometheus,
     Need::Runsc,
     Need::Collector,
 ];
@@ -97,6 +100,7 @@ impl Need {
             Self::Crate("bpf-linker", _) => Toolchain::has_linker(),
             Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
             Self::Typos => tool("typos").is_file(),
+            Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
             Self::Collector => tool(COLLECTOR).is_file(),
         }
@@ -112,6 +116,7 @@ impl Need {
             Self::Crate(name, version) => format!("cargo install --locked {name}@{version}"),
             Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
             Self::Package(_, package) => format!("install {package}"),
+            Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
             Self::Collector => format!("put {COLLECTOR} of rotel {ROTEL_VERSION} into PATH"),
         }
@@ -208,9 +213,15 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         Need::Crate(name, version) => install_crate(sh, name, version)?,
         Need::Typos => install_typos(sh)?,
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
+        Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
         // No way to get these: the caller says what to type.
-        Need::EbpfToolchain | Need::EbpfClippy | Need::Package(..) | Need::Runsc | Need::Collector => {}
+        Need::EbpfToolchain
+        | Need::EbpfClippy
+        | Need::Package(..)
+        | Need::Prometheus
+        | Need::Runsc
+        | Need::Collector => {}
     }
     Ok(())
 }

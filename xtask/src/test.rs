@@ -8,7 +8,7 @@ use xshell::{Shell, cmd};
 use crate::{
     compile::{self, Scenario},
     process::{self, say},
-    root, runsc,
+    prometheus, root, runsc,
     setup::{self, Part},
     vm,
 };
@@ -57,6 +57,7 @@ fn on_this_host(scenarios: &[Scenario], programs: &Programs<'_>, filter: Option<
             .env("OOMWATCH_BIN", &agent)
             .env("OOMWATCH_HOG", programs.hog)
             .env("OOMWATCH_EXAMPLES", programs.examples)
+            .env("OOMWATCH_PROMETHEUS", prometheus::folder())
             .env("OOMWATCH_RUNSC", runsc::folder())
             .env("OOMWATCH_COLLECTOR", setup::tool(setup::COLLECTOR));
         if process::in_ci() {

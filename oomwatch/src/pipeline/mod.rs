@@ -2,6 +2,7 @@
 //! hands the event to the sinks. Owns all state of the agent; runs in one task.
 
 pub(crate) mod keep;
+mod living;
 mod outcome;
 mod recollection;
 mod report;

@@ -1,9 +1,11 @@
 //! What commands and scrapers ask the running agent. An answer that nobody waits for any more is dropped.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::Pipeline;
-use crate::{history::History, inventory::Row};
+use crate::{history::History, inventory::Row, workload::Workload};
 
 /// A question with the way back for its answer.
 #[derive(Debug)]
@@ -12,6 +14,10 @@ pub(crate) enum Request {
     Workloads(oneshot::Sender<Vec<Row>>),
     /// What was seen of workloads over their runs.
     History(oneshot::Sender<History>),
+    /// Containers and sandboxes that live, by who they are.
+    Living(oneshot::Sender<Vec<Arc<Workload>>>),
+    /// Whether the pipeline turns.
+    Turn(oneshot::Sender<()>),
 }
 
 impl Pipeline {
@@ -19,6 +25,8 @@ impl Pipeline {
         match request {
             Request::Workloads(back) => drop(back.send(self.rows())),
             Request::History(back) => drop(back.send(self.recollect())),
+            Request::Living(back) => drop(back.send(self.living())),
+            Request::Turn(back) => drop(back.send(())),
         }
     }
 

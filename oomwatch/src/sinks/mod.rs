@@ -5,6 +5,7 @@ pub mod hook;
 pub(crate) mod journal;
 mod json;
 mod loss;
+pub(crate) mod metrics;
 pub mod otlp;
 pub(crate) mod socket;
 pub mod stdout;

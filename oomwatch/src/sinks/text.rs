@@ -193,7 +193,7 @@ impl Line {
     }
 }
 
-fn stage(stage: LossStage) -> &'static str {
+pub(super) fn stage(stage: LossStage) -> &'static str {
     match stage {
         LossStage::Ringbuf => "ringbuf",
         LossStage::Queue => "queue",
@@ -218,14 +218,14 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn scope(scope: Scope) -> &'static str {
+pub(super) fn scope(scope: Scope) -> &'static str {
     match scope {
         Scope::Memcg => "memcg",
         Scope::Host => "host",
     }
 }
 
-fn limit_owner(owner: LimitOwner) -> &'static str {
+pub(super) fn limit_owner(owner: LimitOwner) -> &'static str {
     match owner {
         LimitOwner::Container => "container",
         LimitOwner::Pod => "pod",

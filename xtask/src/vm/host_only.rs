@@ -17,6 +17,7 @@ const FILES: &[(&str, &str)] = &[
     ("outputs", "python3 is not in the guest, and what leaves the agent is the same below every kernel"),
     ("otlp", "the collector stays on the host"),
     ("shell", "the guest has neither bash nor man"),
+    ("metrics", "Prometheus is too large for the guest, and the rest of it is the same on every kernel"),
 ];
 const DOCKERD: &str = "dockerd wants kernel modules and a disk";
 

@@ -22,6 +22,7 @@ use crate::{
     clock,
     host::{HostRoot, memory::MemoryHierarchy},
     observation::{MemcgId, Observation},
+    stats::{BEAT, Heartbeat},
     stop::Stop,
 };
 
@@ -58,15 +59,20 @@ pub(crate) struct Candidate {
 }
 
 /// Measures until `stop`.
-pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    start: Start,
+    out: Sender<Observation>,
+    stop: Stop,
+    heartbeat: Heartbeat,
+) -> anyhow::Result<()> {
     let Start { root, hierarchy, mut wanted, mut changes } = start;
     let Some(hierarchy) = hierarchy else {
-        stop.stopped().await;
-        return Ok(());
+        return rest(stop, heartbeat).await;
     };
     let first = *wanted.borrow_and_update();
     let mut watcher = Watcher::new(root, hierarchy, first);
     loop {
+        heartbeat.beat();
         watcher.turn(clock::boot_ns());
         for observation in watcher.take_observations() {
             out.send(observation).await.context("pass on an observation")?;
@@ -77,6 +83,18 @@ pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> a
             Some(change) = changes.recv() => watcher.change(change, clock::boot_ns()),
             Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update(), clock::boot_ns()),
             () = sleep_until(deadline_ns) => {}
+            () = tokio::time::sleep(BEAT) => {}
+        }
+    }
+}
+
+/// Nothing is to be measured here.
+async fn rest(stop: Stop, heartbeat: Heartbeat) -> anyhow::Result<()> {
+    loop {
+        heartbeat.beat();
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            () = tokio::time::sleep(BEAT) => {}
         }
     }
 }

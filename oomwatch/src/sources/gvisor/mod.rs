@@ -15,7 +15,7 @@ pub(crate) mod sandbox;
 pub(crate) mod state;
 mod watcher;
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -36,6 +36,7 @@ use crate::{
     clock,
     host::{HostRoot, memory::MemoryHierarchy},
     observation::{MemoryCrossed, Observation},
+    stats::{BEAT, Heartbeat, Stats},
     stop::Stop,
 };
 
@@ -52,12 +53,20 @@ pub(crate) struct Start {
 }
 
 /// Watches until `stop`.
-pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    start: Start,
+    out: Sender<Observation>,
+    stop: Stop,
+    stats: Arc<Stats>,
+    heartbeat: Heartbeat,
+) -> anyhow::Result<()> {
     let Start { root, hierarchy, mut wanted, mut execs } = start;
     let first = *wanted.borrow_and_update();
-    let mut watcher = Watcher::new(root, hierarchy, first, execs.is_some()).context("look for gVisor sandboxes")?;
+    let mut watcher =
+        Watcher::new(root, hierarchy, first, execs.is_some(), stats).context("look for gVisor sandboxes")?;
     let (mut sentries, mut answers) = (JoinSet::new(), JoinSet::new());
     loop {
+        heartbeat.beat();
         watcher.tick(clock::boot_ns());
         for sentry in watcher.take_new() {
             let _handle = sentries.spawn(end_of(sentry));
@@ -82,7 +91,7 @@ pub(crate) async fn run(start: Start, out: Sender<Observation>, stop: Stop) -> a
                 out.send(Observation::MemoryCrossed(Box::new(crossed))).await.context("pass on a warning")?;
             }
             Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update()),
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.min(BEAT)) => {}
         }
     }
 }

@@ -50,6 +50,19 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Every one.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::ForeignProgram,
+        Self::BadArguments,
+        Self::NoMemoryFile,
+        Self::StateMissing,
+        Self::StateMalformed,
+        Self::StateOfAnother,
+        Self::UntrustedUser,
+        Self::Unreadable,
+        Self::TooMany,
+    ];
+
     /// A short fixed name, fit for the label of a counter.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

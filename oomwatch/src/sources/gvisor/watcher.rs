@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use crate::{
         self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
     },
     sources::watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
+    stats::Stats,
     workload::{Engine, Runtime, Workload},
 };
 
@@ -93,6 +95,7 @@ pub(super) struct Watcher {
     together_ns: u64,
     scan_every_ns: u64,
     scan_ns: u64,
+    stats: Arc<Stats>,
     skipped: BTreeSet<Reason>,
     /// Found since the last call of [`Self::take_new`].
     new: Vec<Sentry>,
@@ -114,7 +117,11 @@ impl Watcher {
         hierarchy: Option<MemoryHierarchy>,
         wanted: Wanted,
         sees_exec: bool,
+        stats: Arc<Stats>,
     ) -> Result<Self, HostError> {
+        for reason in Reason::ALL {
+            stats.resolution_failed(reason.as_str(), 0);
+        }
         Ok(Self {
             discovery: Discovery::new(root.clone(), hierarchy.clone())?,
             root,
@@ -126,6 +133,7 @@ impl Watcher {
             together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 20).unwrap_or(0)),
             scan_every_ns: if sees_exec { SCAN_NS } else { SCAN_ALONE_NS },
             scan_ns: 0,
+            stats,
             skipped: BTreeSet::new(),
             new: Vec::new(),
             out: Vec::new(),
@@ -166,7 +174,8 @@ impl Watcher {
 
     /// Does what is due.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        if self.scan_ns <= now_ns {
+        let scans = self.scan_ns <= now_ns;
+        if scans {
             self.scan(now_ns);
         }
         self.check_starting(now_ns);
@@ -174,6 +183,10 @@ impl Watcher {
         for id in due {
             self.look_again(id, now_ns);
             self.measure(id, now_ns);
+        }
+        if scans || !self.measured.is_empty() {
+            let took = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
+            self.stats.poll_duration.observe(took.as_secs_f64());
         }
         if !self.measured.is_empty() {
             self.out.push(Observation::Measured(std::mem::take(&mut self.measured)));
@@ -210,8 +223,9 @@ impl Watcher {
         }
     }
 
-    /// Said once for each reason; a sandbox passed over again and again is no news.
+    /// Counted always, said once for each reason; a sandbox passed over again and again is no news.
     fn note_skipped(&mut self, reason: Reason, count: u32) {
+        self.stats.resolution_failed(reason.as_str(), u64::from(count));
         if self.skipped.insert(reason) {
             tracing::info!(reason = reason.as_str(), count, "a process that looks like gVisor is not watched");
         }

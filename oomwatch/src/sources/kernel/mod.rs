@@ -33,6 +33,7 @@ use self::{decode::Decoder, load::Loaded, pin::Past, ring::Ring};
 use crate::{
     host::{memory::MemoryHierarchy, vmstat},
     observation::{KillTotal, Lost, LostRecords, Observation, ReadMark},
+    stats::{BEAT, Heartbeat},
     stop::Stop,
 };
 
@@ -44,12 +45,17 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the ring buffers until `stop`, then once more, so that a kill just before it is told. Before that, what was
 /// recorded for an earlier agent.
-pub(crate) async fn run(loaded: Loaded, out: Sender<Observation>, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    loaded: Loaded,
+    out: Sender<Observation>,
+    stop: Stop,
+    heartbeat: Heartbeat,
+) -> anyhow::Result<()> {
     let Loaded { mut ebpf, links, mut keeping, ooms, changes, lost, decoder, hierarchy, kills, .. } = loaded;
     let mut log = program_log(&mut ebpf)?;
     let past = keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.past)).unwrap_or_default();
     let keeps = keeping.as_ref().map(|keeping| keeping.generation);
-    let mut reader = Reader { lost, told: [0; 2], keeps, marks_from: 0, decoder, hierarchy, out };
+    let mut reader = Reader { lost, told: [0; 2], keeps, marks_from: 0, decoder, hierarchy, out, heartbeat };
     let mut totals = Totals::default();
     if let Some(kills) = kills {
         reader.send(Observation::KillTotal(kills)).await?;
@@ -63,6 +69,7 @@ pub(crate) async fn run(loaded: Loaded, out: Sender<Observation>, stop: Stop) ->
     let mut changes = watch(changes).context("watch the ring of cgroups")?;
     reader.drain(changes.get_mut(), ooms.get_mut()).await?;
     loop {
+        reader.heartbeat.beat();
         let mut total = None;
         // Only waiting may be cancelled: a record taken from a ring must arrive.
         tokio::select! {
@@ -70,6 +77,7 @@ pub(crate) async fn run(loaded: Loaded, out: Sender<Observation>, stop: Stop) ->
             ready = ready(&mut ooms) => ready?,
             ready = ready(&mut changes) => ready?,
             () = flush_log(log.as_mut()) => {}
+            () = tokio::time::sleep(BEAT) => {}
             // A total read before the rings are is sent behind the kills that it counts.
             () = totals.due(), if kills.is_some() => total = totals.read(),
         }
@@ -164,6 +172,7 @@ struct Reader {
     decoder: Decoder,
     hierarchy: Option<MemoryHierarchy>,
     out: Sender<Observation>,
+    heartbeat: Heartbeat,
 }
 
 impl Reader {
@@ -249,7 +258,9 @@ impl Reader {
     }
 
     async fn send(&self, observation: Observation) -> anyhow::Result<()> {
-        self.out.send(observation).await.context("pass on an observation")
+        self.out.send(observation).await.context("pass on an observation")?;
+        self.heartbeat.beat();
+        Ok(())
     }
 
     fn decode(&self, record: &[u8]) -> Observation {

@@ -160,6 +160,7 @@ impl Body {
             Self::WorkloadStarted(_) => "workload_started",
             Self::WorkloadStopped(_) => "workload_stopped",
             Self::Loss(_) => "loss",
+            Self::Missed(_) => "missed",
             Self::AgentStarted(_) => "agent_started",
             Self::AgentStopped(_) => "agent_stopped",
         }

@@ -173,8 +173,8 @@ impl Exporter {
             Body::Loss(loss) => {
                 self.lost.get_or_create(&[("stage", text::stage(loss.stage))]).inc_by(loss.lost);
             }
-            body if body.name() == "missed" => {
-                self.missed.inc_by(missed_kills(delivery.json()));
+            Body::Missed(missed) => {
+                self.missed.inc_by(missed.expected.saturating_sub(missed.seen));
             }
             _ => {}
         }
@@ -234,13 +234,6 @@ impl Exporter {
         };
         timeout(ANSWER_TIMEOUT, asked).await.ok().flatten()
     }
-}
-
-/// How many kills an event `missed` is about.
-fn missed_kills(json: &str) -> u64 {
-    let event: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    let number = |name: &str| event.get(name).and_then(serde_json::Value::as_u64);
-    number("expected").zip(number("seen")).map_or(0, |(expected, seen)| expected.saturating_sub(seen))
 }
 
 #[cfg(test)]

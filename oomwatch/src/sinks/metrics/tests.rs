@@ -21,13 +21,6 @@ async fn answer(mut requests: mpsc::Receiver<Request>) {
     }
 }
 
-#[test]
-fn the_difference_of_a_missed_event_is_counted() {
-    assert_eq!(missed_kills(r#"{"event":"missed","expected":7,"seen":4,"since":"tier"}"#), 3);
-    assert_eq!(missed_kills(r#"{"event":"missed","expected":4,"seen":7}"#), 0);
-    assert_eq!(missed_kills(r#"{"event":"missed","expected":-1}"#), 0);
-}
-
 #[tokio::test]
 async fn health_needs_every_source_and_the_pipeline() {
     let stats = Arc::new(Stats::default());

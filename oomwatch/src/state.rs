@@ -127,7 +127,7 @@ impl StateDir {
         self.account.write_all_at(account_line(account, &self.boot_id).as_bytes(), 0)
     }
 
-    /// What [`Self::save`] is to write.
+    /// What `save` is to write.
     pub(crate) fn contents(&self, cgroups: &[(MemcgId, u64)], complete: bool) -> Contents {
         let kept = cgroups.iter().take(MAX_CGROUPS).map(|(memcg, kills)| (memcg.hierarchy, memcg.id, *kills));
         let complete = complete && cgroups.len() <= MAX_CGROUPS;

@@ -83,15 +83,6 @@ impl Inventory {
         self.entries.contains_key(&key)
     }
 
-    /// The sandbox of this id, the one that lives where there was another before.
-    pub(crate) fn sandbox(&self, sandbox_id: &str) -> Option<WorkloadKey> {
-        let is_it = |entry: &&Entry| {
-            matches!(entry.key, WorkloadKey::Sandbox(_)) && entry.workload.sandbox_id.as_deref() == Some(sandbox_id)
-        };
-        let found = self.entries.values().filter(is_it).max_by_key(|entry| entry.ended_ns.unwrap_or(u64::MAX));
-        found.map(|entry| entry.key)
-    }
-
     /// A workload was measured.
     pub(crate) fn measured(&mut self, measurement: Measurement) {
         if let Some(entry) = self.entries.get_mut(&measurement.key) {

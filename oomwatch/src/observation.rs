@@ -27,6 +27,8 @@ pub enum Observation {
     KillTotal(KillTotal),
     /// A gVisor sandbox was found, or what is known of it changed.
     SandboxFound(Box<Sandbox>),
+    /// What looks like a gVisor sandbox begins; it may be killed before it is found.
+    SandboxStarting(Box<Sandbox>),
     /// A gVisor sandbox ended.
     SandboxGone(SandboxGone),
     /// A workload's memory crossed a line.
@@ -74,6 +76,22 @@ pub struct SandboxKey {
     pub pid: u32,
     /// When it started, clock ticks since boot.
     pub start_ticks: u64,
+}
+
+/// Length of a clock tick in files of `/proc`: `USER_HZ` is 100 on every architecture with BPF
+/// (`include/asm-generic/param.h`).
+const TICK_NS: u64 = 10_000_000;
+
+impl SandboxKey {
+    /// The sentry with this id that started then, by `CLOCK_BOOTTIME` in nanoseconds.
+    pub fn of(pid: u32, start_ns: u64) -> Self {
+        Self { pid, start_ticks: start_ns / TICK_NS }
+    }
+
+    /// Whether the sentry started then.
+    pub fn started_at(&self, start_ns: u64) -> bool {
+        Self::of(self.pid, start_ns) == *self
+    }
 }
 
 /// A gVisor sandbox.

@@ -53,24 +53,50 @@ fn sandboxes_that_were_there_before_the_agent_are_found() {
 #[test]
 fn a_sandbox_restored_from_a_checkpoint_is_found_and_measured() {
     require!(Agent, Runsc);
-    let agent = watching();
-    let steps = ["eat=50", "say=eaten", "pause=6000", "eat=62", "pause=20000"];
-    let plan = Plan::hog(Runsc::SYSTRAP, 128, &steps);
-    let mut first = plan.clone().start();
-    first.wait_for(&agent, "workload_started");
-    first.go();
-    assert_eq!(first.line(), "eaten");
-    let image = tempfile::tempdir().expect("make a folder for the image");
-    first.checkpoint(image.path());
-    first.wait_for(&agent, "workload_stopped");
-    let second = Plan::hog(Runsc::SYSTRAP, 128, &steps);
-    let second = support::Sandbox::restore(second, image.path());
-    let started = second.wait_for(&agent, "workload_started");
-    assert_eq!(started.number("/pid"), Some(second.sentry().into()), "{started}");
-    // Half of its memory came from the image, the other half is new.
-    let warning = second.wait_for(&agent, "near_limit");
-    assert_eq!(warning.number("/limit_bytes"), Some(128 << 20), "{warning}");
-    drop(agent.stop());
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        // A restored sandbox has more memory files than one, of the same name.
+        let by_files = Agent::start_with(Output::Json, &["--workload-events", "--estimator", "memfd"]);
+        let steps = ["eat=50", "say=eaten", "pause=6000", "eat=62", "pause=20000"];
+        let mut first = Plan::hog(runsc, 128, &steps).start();
+        first.wait_for(&agent, "workload_started");
+        first.go();
+        assert_eq!(first.line(), "eaten");
+        let image = tempfile::tempdir().expect("make a folder for the image");
+        first.checkpoint(image.path());
+        first.wait_for(&agent, "workload_stopped");
+        let second = support::Sandbox::restore(Plan::hog(runsc, 128, &steps), image.path());
+        for (agent, estimator) in [(&agent, "cgroup"), (&by_files, "memfd")] {
+            let started = second.wait_for(agent, "workload_started");
+            assert_eq!(started.number("/pid"), Some(second.sentry().into()), "{started}");
+            // Half of its memory came from the image, the other half is new.
+            let warning = second.wait_for(agent, "near_limit");
+            assert_eq!(warning.number("/limit_bytes"), Some(128 << 20), "{warning}");
+            assert_eq!(warning.text("/estimator"), Some(estimator), "{warning}");
+        }
+        drop((agent.stop(), by_files.stop()));
+    }
+}
+
+#[test]
+fn runsc_do_is_found_though_its_root_is_nowhere_usual() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut done = runsc.do_it(&["say=ready", "pause=1500"]);
+        assert_eq!(done.line(), "ready");
+        let started = agent.wait_for("the start of it", |event| {
+            event.kind() == "workload_started"
+                && event.text("/workload/sandbox_id").is_some_and(|id| id.starts_with("runsc-"))
+        });
+        assert_eq!(started.text("/workload/runtime"), Some("runsc"), "{started}");
+        assert_eq!(started.field("/limit_bytes"), None, "nobody limits it: {started}");
+        assert!(done.wait().success());
+        agent.wait_for("its end", |event| {
+            event.kind() == "workload_stopped" && event.number("/pid") == started.number("/pid")
+        });
+        drop(agent.stop());
+    }
 }
 
 /// Arguments as a sentry has them.

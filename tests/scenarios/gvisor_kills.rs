@@ -148,6 +148,42 @@ fn a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive() {
 }
 
 #[test]
+fn a_gofer_is_told_from_sentry_and_stubs() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
+        sandbox.wait_for(&agent, "workload_started");
+        let gofer = sandbox.gofers()[0];
+        // By itself the kernel chooses another.
+        std::fs::write(format!("/proc/{gofer}/oom_score_adj"), "1000").expect("make the gofer the one to be killed");
+        sandbox.go();
+        let kill = sandbox.wait_for(&agent, "oom_kill");
+        assert_eq!(kill.number("/victim/pid"), Some(gofer.into()), "{kill}");
+        assert_eq!(kill.text("/victim/role"), Some("gofer"), "{kill}");
+        sandbox.wait_for(&agent, "oom_outcome");
+        drop(agent.stop());
+    }
+}
+
+#[test]
+fn a_sandbox_whose_limit_does_not_let_it_begin_is_no_stranger() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = watching();
+        let mut sandbox = Plan::script(runsc, 6, "exit 0").launch();
+        let kill = sandbox.wait_for(&agent, "oom_kill");
+        assert!(!sandbox.wait().success());
+        assert_eq!(kill.text("/confidence"), Some("exact"), "{kill}");
+        assert!(matches!(kill.text("/victim/role"), Some("sentry" | "stub" | "gofer")), "{kill}");
+        let outcome = sandbox.wait_for(&agent, "oom_outcome");
+        assert_eq!(outcome.flag("/container_survived"), Some(false), "{outcome}");
+        assert_eq!(outcome.text("/incident_id"), kill.text("/incident_id"), "{outcome}");
+        drop(agent.stop());
+    }
+}
+
+#[test]
 fn a_pod_of_three_containers_is_one_sandbox_and_its_limit_that_of_the_first() {
     require!(Agent, Runsc);
     for runsc in [Runsc::OLD, Runsc::SYSTRAP] {

@@ -201,50 +201,123 @@ fn the_memory_files_alone_are_enough_where_they_are_asked_for() {
     drop(agent.stop());
 }
 
+fn limit_file() -> &'static str {
+    if support::memory_cgroup_version() == 1 { "memory.limit_in_bytes" } else { "memory.max" }
+}
+
+/// Brings the limit of a sandbox' cgroup down to a little more than its memory.
+fn lower_limit(sandbox: &Sandbox) -> u64 {
+    let cgroup = sandbox.cgroup();
+    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
+    let limit = (usage + usage / 50) & !0xfff;
+    cgroup.write(limit_file(), &limit.to_string());
+    limit
+}
+
 #[test]
 fn a_limit_that_changes_is_the_limit_of_the_next_warning() {
     require!(Agent, Runsc);
-    let agent = watching();
-    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 512, &["eat=100", "say=full", "wait"]).start();
-    let cgroup = sandbox.cgroup();
-    sandbox.wait_for(&agent, "workload_started");
-    sandbox.go();
-    assert_eq!(sandbox.line(), "full");
-    thread::sleep(Duration::from_secs(1));
-    assert_eq!(agent.events().of_kind("near_limit"), Vec::<&Event>::new());
-    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
-    let limit = (usage + usage / 50) & !0xfff;
-    let file = if support::memory_cgroup_version() == 1 { "memory.limit_in_bytes" } else { "memory.max" };
-    let changed = std::time::Instant::now();
-    cgroup.write(file, &limit.to_string());
-    let warning = sandbox.wait_for(&agent, "near_limit");
-    assert!(changed.elapsed() < Duration::from_secs(6), "after {:?}: {warning}", changed.elapsed());
-    check_warning(&warning, &sandbox, limit);
-    drop(agent.stop());
+    for (runsc, estimator) in [(Runsc::OLD, "cgroup"), (Runsc::SYSTRAP, "cgroup"), (Runsc::SYSTRAP, "memfd")] {
+        let agent = Agent::start_with(Output::Json, &["--workload-events", "--estimator", estimator]);
+        let mut sandbox = Plan::hog(runsc, 512, &["eat=200", "say=full", "wait"]).start();
+        sandbox.wait_for(&agent, "workload_started");
+        sandbox.go();
+        assert_eq!(sandbox.line(), "full");
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(agent.events().of_kind("near_limit"), Vec::<&Event>::new());
+        let changed = std::time::Instant::now();
+        let limit = lower_limit(&sandbox);
+        let warning = sandbox.wait_for(&agent, "near_limit");
+        assert!(changed.elapsed() < Duration::from_secs(7), "after {:?}: {warning}", changed.elapsed());
+        assert_eq!(warning.text("/estimator"), Some(estimator), "{warning}");
+        assert_eq!(warning.number("/limit_bytes"), Some(limit), "{warning}");
+        assert_eq!(warning.text("/limit_source"), Some("cgroup"), "{warning}");
+        assert_eq!(warning.flag("/limit_enforced"), Some(true), "{warning}");
+        drop(agent.stop());
+    }
 }
 
 #[test]
 fn a_sandbox_that_stands_still_is_measured_and_holds_up_no_other() {
     require!(Agent, Runsc);
-    let agent = watching();
-    let mut still = Plan::hog(Runsc::SYSTRAP, 128, &["eat=60", "say=full", "wait"]).start();
-    let mut other = Plan::hog(Runsc::OLD, 256, &["eat=238", "say=full", "wait"]).start();
-    for sandbox in [&still, &other] {
-        sandbox.wait_for(&agent, "workload_started");
+    for (runsc, estimator) in [(Runsc::SYSTRAP, "auto"), (Runsc::OLD, "memfd"), (Runsc::SYSTRAP, "memfd")] {
+        let agent = Agent::start_with(Output::Json, &["--workload-events", "--estimator", estimator]);
+        let mut still = Plan::hog(runsc, 400, &["eat=200", "say=full", "wait"]).start();
+        let mut other = Plan::hog(Runsc::OLD, 256, &["eat=242", "say=full", "wait"]).start();
+        for sandbox in [&still, &other] {
+            sandbox.wait_for(&agent, "workload_started");
+        }
+        still.go();
+        assert_eq!(still.line(), "full");
+        still.pause();
+        other.go();
+        other.wait_for(&agent, "near_limit");
+        // What stands still is measured as ever: its memory comes near a limit that comes near its memory.
+        let limit = lower_limit(&still);
+        let warning = still.wait_for(&agent, "near_limit");
+        assert_eq!(warning.number("/limit_bytes"), Some(limit), "{warning}");
+        still.resume();
+        drop(agent.stop());
     }
-    still.go();
-    assert_eq!(still.line(), "full");
-    still.pause();
-    other.go();
-    let warning = other.wait_for(&agent, "near_limit");
-    check_warning(&warning, &other, 256 * MIB);
-    // What stands still is measured as ever: its memory comes near a limit that comes near its memory.
-    let cgroup = still.cgroup();
-    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
-    let file = if support::memory_cgroup_version() == 1 { "memory.limit_in_bytes" } else { "memory.max" };
-    cgroup.write(file, &((usage + usage / 50) & !0xfff).to_string());
-    still.wait_for(&agent, "near_limit");
-    still.resume();
+}
+
+#[test]
+fn a_sandbox_of_a_thousand_processes_is_measured_as_one_of_few() {
+    require!(Agent, Runsc);
+    // On systrap each process of the application is two of the host's.
+    let agent = Agent::start_with(Output::Json, &["--workload-events", "--estimator", "memfd"]);
+    let by_cgroup = watching();
+    let mut steps = ["child", "sleep", "end"].repeat(1000);
+    steps.extend(["say=forked", "wait", "eat=900", "say=full", "wait"]);
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 1024, &steps).start();
+    for agent in [&agent, &by_cgroup] {
+        sandbox.wait_for(agent, "workload_started");
+    }
+    sandbox.go();
+    assert_eq!(sandbox.line(), "forked");
+    let processes = sandbox.cgroup().read("cgroup.procs").lines().count();
+    assert!(processes >= 2000, "{processes} processes: this tests nothing");
+    assert_eq!(agent.events().of_kind("near_limit"), Vec::<&Event>::new(), "a false alarm");
+    sandbox.go();
+    for (agent, estimator) in [(&agent, "memfd"), (&by_cgroup, "cgroup")] {
+        let warning = sandbox.wait_for(agent, "near_limit");
+        assert_eq!(warning.text("/estimator"), Some(estimator), "{warning}");
+        assert!((95.0..=103.0).contains(&percent(&warning)), "{warning}");
+    }
+    drop((agent.stop(), by_cgroup.stop()));
+}
+
+#[test]
+fn a_sentry_that_is_asked_says_what_its_memory_is() {
+    require!(Agent, Runsc);
+    for runsc in [Runsc::OLD, Runsc::SYSTRAP] {
+        let agent = Agent::start_with(Output::Json, &["--workload-events", "--gvisor-rpc"]);
+        let mut sandbox = Plan::hog(runsc, 256, &["eat=236", "say=full", "wait"]).start();
+        sandbox.wait_for(&agent, "workload_started");
+        sandbox.go();
+        let warning = sandbox.wait_for(&agent, "near_limit");
+        check_warning(&warning, &sandbox, 256 * MIB);
+        assert_eq!(sandbox.line(), "full");
+        let anonymous = warning.number("/breakdown/anonymous_bytes").unwrap_or_default();
+        assert!((200 * MIB..=256 * MIB).contains(&anonymous), "{warning}");
+        assert!(warning.number("/breakdown/total_bytes").is_some_and(|total| total >= anonymous), "{warning}");
+        drop(agent.stop());
+    }
+}
+
+#[test]
+fn a_sentry_that_does_not_answer_is_warned_of_all_the_same() {
+    require!(Agent, Runsc);
+    let agent = Agent::start_with(Output::Json, &["--workload-events", "--gvisor-rpc"]);
+    let mut sandbox = Plan::hog(Runsc::SYSTRAP, 400, &["eat=100", "say=full", "wait"]).start();
+    sandbox.wait_for(&agent, "workload_started");
+    sandbox.go();
+    assert_eq!(sandbox.line(), "full");
+    sandbox.pause();
+    lower_limit(&sandbox);
+    let warning = sandbox.wait_for(&agent, "near_limit");
+    assert_eq!(warning.field("/breakdown"), None, "{warning}");
+    sandbox.resume();
     drop(agent.stop());
 }
 

@@ -11,7 +11,7 @@ use crate::{PROCESS_TIMEOUT, wait_for};
 
 /// The program; ended on drop.
 #[derive(Debug)]
-pub(crate) struct Dialog {
+pub struct Dialog {
     child: Child,
     input: Option<ChildStdin>,
     lines: Option<Receiver<String>>,
@@ -40,7 +40,8 @@ impl Dialog {
         self.input.as_mut().expect("an input of its own").write_all(b"\n").expect("wake the hog");
     }
 
-    pub(crate) fn line(&self) -> String {
+    /// The next line it says.
+    pub fn line(&self) -> String {
         let lines = self.lines.as_ref().expect("an output of its own");
         lines.recv_timeout(PROCESS_TIMEOUT).expect("a line of the hog")
     }
@@ -55,7 +56,8 @@ impl Dialog {
         }
     }
 
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the end of a process", PROCESS_TIMEOUT, || child.try_wait().expect("wait"))
     }

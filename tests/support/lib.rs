@@ -35,6 +35,7 @@ pub use self::{
     cgroup::{Cgroup, memory_cgroup_version, unique_name},
     collector::{Collector, Told},
     container::{Container, Runtime},
+    dialog::Dialog,
     dockerd::{DockerContainer, Dockerd},
     event::{Event, Events, unescaped},
     expected::{ExpectedKill, Window, kernel_names_the_limit},

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::{container::memory, rootfs::HOG};
+use crate::{Hog, container::memory, dialog::Dialog, rootfs::HOG};
 
 /// A version of runsc, and how it runs applications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,13 @@ impl Runsc {
     pub const PTRACE: Self = Self { version: "20240729", platform: "ptrace" };
     /// That of Debian 12's backports, as it runs by default.
     pub const SYSTRAP: Self = Self { version: "20240729", platform: "systrap" };
+
+    /// `runsc do`: a hog with these steps, in a sandbox that has the host's files and no limit.
+    pub fn do_it(self, steps: &[&str]) -> Dialog {
+        let mut command = Command::new(self.program().expect("runsc"));
+        command.arg(format!("--platform={}", self.platform)).args(["--network=none", "do"]);
+        Dialog::start(command.arg(Hog::program()).args(steps))
+    }
 
     /// The program; `None` where `cargo xtask setup` did not get it.
     pub(crate) fn program(self) -> Option<PathBuf> {

@@ -14,7 +14,7 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
-    observation::{Counters, LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
+    observation::{Counters, LostRecords, MemcgId, Observation, SandboxKey, SourceFacts, WorkloadKey},
     outcome::Awaited,
     workload::Workload,
 };
@@ -37,9 +37,18 @@ pub struct Finding {
     /// Whom it concerns.
     pub subject: Option<Subject>,
     /// The gVisor sandbox it concerns, as far as its files describe it.
-    pub sandbox: Option<Workload>,
+    pub sandbox: Option<OfSandbox>,
     /// Depth of the memcg whose limit was hit.
     pub limit_depth: Option<usize>,
+}
+
+/// Sandbox that a finding concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfSandbox {
+    /// Which.
+    pub key: SandboxKey,
+    /// What its files say.
+    pub workload: Workload,
 }
 
 /// Cgroup that a finding concerns.
@@ -130,6 +139,7 @@ impl Correlator {
             | Observation::CaughtUp
             | Observation::Read(_) => {}
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
+            Observation::SandboxStarting(sandbox) => self.sandboxes.starting(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
             Observation::MemoryCrossed(crossed) => {
                 let incident_id = self.incident_id(crossed.boot_ns);

@@ -3,35 +3,40 @@
 
 use std::collections::HashMap;
 
-use super::{Finding, Subject};
+use super::{Finding, OfSandbox, Subject};
 use crate::{
     event::{Body, Confidence, MemoryWarning, Role, Severity, Source},
     observation::{MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
     outcome::{Awaited, Container},
-    workload::Workload,
 };
 
-/// How long an ended sandbox is remembered, and how long a warning before a kill is of the same incident.
+/// How long an ended sandbox is remembered.
 const REMEMBER_NS: u64 = 60_000_000_000;
+/// What is seen of a sandbox within this time of a kill in it is of the same incident: a stub's death frees nothing, for
+/// the memory is the sentry's, so the kernel may have to kill once more; and a reading from before may be told after it.
+const SAME_KILL_NS: u64 = 5_000_000_000;
 
 /// One sandbox.
 #[derive(Debug)]
 struct Entry {
     sandbox: Sandbox,
-    /// The incident of its last warning, and when that was last true.
-    warning: Option<(String, u64)>,
+    /// The incident of its last warning or kill.
+    incident_id: Option<String>,
     /// It is above a line now.
     warned: bool,
+    /// The last kill in it.
+    killed_ns: Option<u64>,
     ended_ns: Option<u64>,
+    /// Not found yet, and perhaps never.
+    starting: bool,
 }
 
 /// What a victim was.
 #[derive(Debug, Clone)]
 pub(super) struct SandboxVictim {
-    pub(super) key: SandboxKey,
+    pub(super) of: OfSandbox,
     pub(super) role: Role,
-    pub(super) workload: Workload,
-    /// Of the warning before, where there was one.
+    /// Of what happened to it just before, where something did.
     pub(super) incident_id: Option<String>,
 }
 
@@ -47,10 +52,25 @@ impl Sandboxes {
         self.forget(sandbox.boot_ns);
         if let Some(entry) = self.entries.get_mut(&sandbox.key) {
             entry.sandbox = sandbox;
+            if std::mem::take(&mut entry.starting) {
+                entry.ended_ns = None;
+            }
         } else {
-            let entry = Entry { warning: None, warned: false, ended_ns: None, sandbox };
-            self.entries.insert(entry.sandbox.key, entry);
+            self.insert(sandbox, false);
         }
+    }
+
+    /// What may become a sandbox begins.
+    pub(super) fn starting(&mut self, sandbox: Sandbox) {
+        self.forget(sandbox.boot_ns);
+        if !self.entries.contains_key(&sandbox.key) {
+            self.insert(sandbox, true);
+        }
+    }
+
+    fn insert(&mut self, sandbox: Sandbox, starting: bool) {
+        let entry = Entry { incident_id: None, warned: false, killed_ns: None, ended_ns: None, starting, sandbox };
+        self.entries.insert(entry.sandbox.key, entry);
     }
 
     /// A sandbox ended.
@@ -63,62 +83,84 @@ impl Sandboxes {
     /// A line was crossed.
     pub(super) fn crossed(&mut self, key: SandboxKey, crossed: &MemoryCrossed, incident_id: String) -> Option<Finding> {
         let entry = self.entries.get_mut(&key)?;
-        let incident_id = match entry.warning.take() {
-            Some((incident_id, _)) if entry.warned => incident_id,
-            _ => incident_id,
-        };
+        let incident_id = entry.open_incident(crossed.boot_ns).unwrap_or(incident_id);
         entry.warned = crossed.line != MemoryLine::Recovered;
-        entry.warning = Some((incident_id.clone(), crossed.boot_ns));
+        entry.incident_id = Some(incident_id.clone());
         Some(Finding {
             subject: entry.subject(),
-            sandbox: Some(entry.sandbox.workload.clone()),
+            sandbox: Some(entry.of()),
             ..warning(crossed, incident_id)
         })
     }
 
-    /// Whose sandbox a victim belonged to.
+    /// Whose sandbox a victim belonged to: the one whose process it was, else the innermost by its cgroup.
     pub(super) fn of(&self, victim: &Victim) -> Option<SandboxVictim> {
-        let entry =
-            self.entries.values().filter(|entry| entry.holds(victim)).max_by_key(|entry| entry.sandbox.boot_ns)?;
-        let role = entry.role(victim);
-        let fresh = |at: u64| entry.warned || victim.boot_ns.saturating_sub(at) < REMEMBER_NS;
-        let incident_id =
-            entry.warning.as_ref().filter(|(_, at)| fresh(*at)).map(|(incident_id, _)| incident_id.clone());
-        Some(SandboxVictim { key: entry.sandbox.key, role, workload: entry.sandbox.workload.clone(), incident_id })
+        let holders = self.entries.values().filter(|entry| entry.holds(victim));
+        let entry = holders.max_by_key(|entry| (entry.has_process(victim), entry.depth(), entry.sandbox.boot_ns))?;
+        let incident_id = entry.open_incident(victim.boot_ns);
+        Some(SandboxVictim { of: entry.of(), role: entry.role(victim), incident_id })
     }
 
     /// A kill in a sandbox was told: its outcome is to be told.
     pub(super) fn killed(&mut self, key: SandboxKey, boot_ns: u64, incident_id: String) -> Option<Awaited> {
         let entry = self.entries.get_mut(&key)?;
-        // A stub's death frees nothing, for the memory is the sentry's: the kernel may have to kill once more.
-        entry.warning = Some((incident_id.clone(), boot_ns));
+        entry.incident_id = Some(incident_id.clone());
+        entry.killed_ns = Some(boot_ns);
         let workload = Box::new(entry.sandbox.workload.clone());
         let container = Container::Sandbox { key, workload };
         Some(Awaited { incident_id, subject: entry.subject(), container, killed_ns: boot_ns })
     }
 
     fn forget(&mut self, now_ns: u64) {
-        self.entries.retain(|_, entry| entry.ended_ns.is_none_or(|at| now_ns.saturating_sub(at) < REMEMBER_NS));
+        self.entries.retain(|_, entry| {
+            let since_ns = entry.ended_ns.or(entry.starting.then_some(entry.sandbox.boot_ns));
+            since_ns.is_none_or(|at| now_ns.saturating_sub(at) < REMEMBER_NS)
+        });
     }
 }
 
 impl Entry {
-    /// By its cgroup, which a victim cannot choose; by process id where the sandbox has none of its own.
+    fn of(&self) -> OfSandbox {
+        OfSandbox { key: self.sandbox.key, workload: self.sandbox.workload.clone() }
+    }
+
+    /// The incident that something of this time belongs to.
+    fn open_incident(&self, boot_ns: u64) -> Option<String> {
+        let is_of_kill = self.killed_ns.is_some_and(|at| at.abs_diff(boot_ns) < SAME_KILL_NS);
+        self.incident_id.clone().filter(|_| self.warned || is_of_kill)
+    }
+
+    /// By its cgroup, which a victim cannot choose; by process where the sandbox has none of its own.
     fn holds(&self, victim: &Victim) -> bool {
         match &self.sandbox.cgroup {
             Some((memcg, _)) => is_in(victim, *memcg),
-            None => victim.pid.is_some_and(|pid| self.is_sentry(pid) || self.sandbox.gofers.contains(&pid)),
+            None => self.has_process(victim),
         }
     }
 
-    fn is_sentry(&self, pid: u32) -> bool {
-        pid == self.sandbox.key.pid
+    /// Its sentry or a gofer of it. Process ids are given to others once it ended.
+    fn has_process(&self, victim: &Victim) -> bool {
+        let lived = self.ended_ns.is_none_or(|at| victim.boot_ns <= at);
+        lived && (self.is_sentry(victim) || self.is_gofer(victim))
+    }
+
+    fn is_sentry(&self, victim: &Victim) -> bool {
+        let is_it = |start_ns| self.sandbox.key.started_at(start_ns);
+        victim.pid == Some(self.sandbox.key.pid) && victim.start_ns.is_none_or(is_it)
+    }
+
+    fn is_gofer(&self, victim: &Victim) -> bool {
+        victim.pid.is_some_and(|pid| self.sandbox.gofers.contains(&pid))
+    }
+
+    fn depth(&self) -> usize {
+        self.sandbox.cgroup.as_ref().map_or(0, |(_, path)| path.depth())
     }
 
     fn role(&self, victim: &Victim) -> Role {
-        match victim.pid {
-            Some(pid) if self.is_sentry(pid) => Role::Sentry,
-            Some(pid) if self.sandbox.gofers.contains(&pid) => Role::Gofer,
+        match victim {
+            victim if self.is_sentry(victim) => Role::Sentry,
+            victim if self.is_gofer(victim) => Role::Gofer,
             _ => Role::Stub,
         }
     }
@@ -171,3 +213,7 @@ fn measured(crossed: &MemoryCrossed) -> MemoryWarning {
         breakdown: crossed.breakdown,
     }
 }
+
+#[cfg(test)]
+#[path = "sandboxes_tests.rs"]
+mod tests;

@@ -329,7 +329,7 @@ fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident() {
         workload::Workload,
     };
     let mut exact = correlator(EXACT);
-    let key = SandboxKey { pid: 4, start_ticks: 1 };
+    let key = SandboxKey::of(4, 1);
     let cgroup = (MemcgId { hierarchy: 0, id: 11 }, CgroupPath::from_bytes(b"/pod/c"));
     let sandbox =
         Sandbox { key, boot_ns: 50, cgroup: Some(cgroup), gofers: vec![], workload: Workload::default(), limit: None };

@@ -30,7 +30,7 @@ impl Correlator {
         self.accounts.told(victim, begins_group && self.groups.of(victim).is_some());
         out.push(found(kill));
         if let Some(sandbox) = sandbox {
-            out.extend(self.sandboxes.killed(sandbox.key, victim.boot_ns, incident_id).map(Output::Await));
+            out.extend(self.sandboxes.killed(sandbox.of.key, victim.boot_ns, incident_id).map(Output::Await));
         }
     }
 
@@ -88,7 +88,7 @@ impl Correlator {
             confidence: Confidence::Exact,
             incident_id: Some(incident_id),
             subject,
-            sandbox: sandbox.map(|sandbox| sandbox.workload.clone()),
+            sandbox: sandbox.map(|sandbox| sandbox.of.clone()),
             limit_depth: oom_level.map(|level| level.depth as usize),
         }
     }

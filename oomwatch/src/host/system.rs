@@ -82,11 +82,41 @@ pub fn missing_privileges() -> Vec<String> {
         .collect()
 }
 
+/// Whether process ids of the host whose root is `root` mean the same here; they do not in a container with a pid
+/// namespace of its own.
+pub fn shares_process_ids(root: &HostRoot) -> bool {
+    if root.as_path() == Path::new("/") {
+        return true;
+    }
+    let own = HostRoot::default().read_link(Path::new("/proc/self/ns/pid"));
+    let theirs = root.read_link(Path::new("/proc/1/ns/pid"));
+    matches!((own, theirs), (Ok(own), Ok(theirs)) if own == theirs)
+}
+
 /// Descriptors are kept of the cgroups under measurement; the usual limit of 1,024 is for programs that use `select`.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::debug!(%error, "cannot raise RLIMIT_NOFILE");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_shares_the_ids_of_the_host_it_runs_on_and_of_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(folder.path());
+        assert!(!shares_process_ids(&root));
+        std::fs::create_dir_all(folder.path().join("proc/1/ns")).unwrap();
+        std::os::unix::fs::symlink("pid:[1]", folder.path().join("proc/1/ns/pid")).unwrap();
+        assert!(!shares_process_ids(&root));
+        let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        std::fs::remove_file(folder.path().join("proc/1/ns/pid")).unwrap();
+        std::os::unix::fs::symlink(own, folder.path().join("proc/1/ns/pid")).unwrap();
+        assert!(shares_process_ids(&root));
     }
 }

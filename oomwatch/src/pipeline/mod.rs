@@ -193,7 +193,11 @@ impl Pipeline {
                 self.cgroup_gone(change.memcg, change.boot_ns);
             }
             Observation::MeasuredGone(memcg) => self.cgroup_gone(*memcg, clock::boot_ns()),
-            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn(self.scan()),
+            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => {
+                self.learn(self.scan());
+                // Execs travel in the same ring.
+                self.look_for_sandboxes();
+            }
             Observation::CaughtUp => self.caught_up(),
             Observation::Read(mark) => self.note_read(*mark),
             Observation::Exec(pid) => self.pass_on_exec(*pid),
@@ -230,7 +234,9 @@ impl Pipeline {
             match output {
                 Output::Found(finding) => self.report(*finding),
                 Output::Read(subject) => self.read_counters(&subject),
-                Output::Await(kill) => self.await_outcome(kill),
+                // Of the past nobody can say any more what became of it within two seconds.
+                Output::Await(kill) if !self.catching_up => self.await_outcome(kill),
+                Output::Await(_) => {}
                 Output::ReadAll => self.compare(),
             }
         }

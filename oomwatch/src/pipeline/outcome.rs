@@ -2,7 +2,7 @@
 
 use super::Pipeline;
 use crate::{
-    correlate::Finding,
+    correlate::{Finding, OfSandbox},
     event::{Body, Confidence, OomOutcome, Severity, Source},
     observation::{Exited, Observation, SandboxKey, WorkloadKey},
     outcome::{Awaited, Container, Verdict},
@@ -24,8 +24,7 @@ impl Pipeline {
 
     /// What a process may have been the first one of.
     fn ended_with(&self, exit: &Exited) -> Vec<WorkloadKey> {
-        let ticks = exit.start_ns / (1_000_000_000 / procfs::ticks_per_second().max(1));
-        let sandbox = WorkloadKey::Sandbox(SandboxKey { pid: exit.pid, start_ticks: ticks });
+        let sandbox = WorkloadKey::Sandbox(SandboxKey::of(exit.pid, exit.start_ns));
         let cgroups = if exit.is_init { self.registry.left_by(exit) } else { Vec::new() };
         cgroups.into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
     }
@@ -62,7 +61,7 @@ impl Pipeline {
         let Verdict { awaited, survived, exit_code, ended_ns } = verdict;
         let (sandbox, seen_by) = match awaited.container {
             Container::Cgroup { .. } => (None, Source::Cgroup),
-            Container::Sandbox { workload, .. } => (Some(*workload), Source::Gvisor),
+            Container::Sandbox { key, workload } => (Some(OfSandbox { key, workload: *workload }), Source::Gvisor),
         };
         self.report(Finding {
             boot_ns: ended_ns.unwrap_or(0),

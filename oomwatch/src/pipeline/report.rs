@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::Pipeline;
 use crate::{
-    cgroup_path::CgroupPath,
     clock,
     correlate::{Finding, Subject},
     event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
@@ -16,15 +15,14 @@ impl Pipeline {
         let now_ns = clock::boot_ns();
         let known = finding.subject.as_ref().and_then(|subject| self.registry.workload(subject));
         let known_workload = known.as_ref().map(|(workload, _)| Arc::clone(workload));
-        let workload = merge(finding.sandbox.clone(), known_workload);
+        let of_sandbox = finding.sandbox.as_ref().map(|sandbox| sandbox.workload.clone());
+        let workload = merge(of_sandbox, known_workload);
         if let Some(workload) = workload.as_ref().filter(|workload| !self.filter.admits(workload)) {
             let (cgroup, container) = (workload.cgroup_path.as_deref(), workload.container_id.as_deref());
             tracing::debug!(cgroup, container, "an event that is not included or excluded is not told");
             return;
         }
-        let sandbox_depth =
-            finding.sandbox.as_ref().and(finding.subject.as_ref()).and_then(|subject| subject.path.as_ref());
-        let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or(sandbox_depth.map(CgroupPath::depth));
+        let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or_else(|| sandbox_depth(&finding));
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
             kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
@@ -109,6 +107,13 @@ fn own_event(body: Body, severity: Severity) -> impl FnOnce(u64, Arc<str>) -> Ev
         incident_id: None,
         workload: None,
     }
+}
+
+/// How deep a sandbox' own cgroup lies; `None` where it is its pod's, for then the limit is the pod's too.
+fn sandbox_depth(finding: &Finding) -> Option<usize> {
+    let path = finding.sandbox.as_ref().and(finding.subject.as_ref())?.path.as_ref()?;
+    let depth = path.depth();
+    (CgroupIdentity::of(path.as_bytes()).pod_depth != Some(depth)).then_some(depth)
 }
 
 /// What is known of a sandbox from its own files and from its engine's.

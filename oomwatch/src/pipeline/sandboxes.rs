@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use super::{Pipeline, report::merge};
 use crate::{
     config::{self, Config},
-    correlate::{Finding, Subject},
+    correlate::{Finding, OfSandbox, Subject},
     event::{Body, Confidence, Severity, Source, WorkloadStarted, WorkloadStopped},
     host::HostRoot,
     observation::{Sandbox, SandboxGone, WorkloadKey},
@@ -39,7 +39,13 @@ impl Pipeline {
             && execs.try_send(pid).is_err()
         {
             tracing::debug!(pid, "the gVisor source is busy: left to its next scan");
+            self.look_for_sandboxes();
         }
+    }
+
+    /// Has the gVisor source look at all processes soon, because a start may have been missed.
+    pub(super) fn look_for_sandboxes(&self) {
+        self.of_gvisor.send_replace(wanted(&self.config));
     }
 
     pub(super) fn sandbox_found(&mut self, sandbox: &Sandbox) {
@@ -92,7 +98,7 @@ fn of_sandbox(sandbox: &Sandbox, boot_ns: u64, body: Body) -> Finding {
         confidence: Confidence::Exact,
         incident_id: None,
         subject: sandbox.cgroup.clone().map(|(memcg, path)| Subject { memcg, path: Some(path) }),
-        sandbox: Some(sandbox.workload.clone()),
+        sandbox: Some(OfSandbox { key: sandbox.key, workload: sandbox.workload.clone() }),
         limit_depth: None,
     }
 }

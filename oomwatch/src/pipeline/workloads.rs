@@ -198,7 +198,7 @@ impl Pipeline {
     /// The workload that a finding is about, and the depth of its cgroup.
     fn key_of(&mut self, finding: &Finding, container_depth: Option<usize>) -> Option<(WorkloadKey, usize)> {
         if let Some(sandbox) = &finding.sandbox {
-            let key = self.inventory.sandbox(sandbox.sandbox_id.as_deref()?)?;
+            let key = Some(WorkloadKey::Sandbox(sandbox.key)).filter(|key| self.inventory.contains(*key))?;
             let path = finding.subject.as_ref().and_then(|subject| subject.path.as_ref());
             return Some((key, path.map_or(usize::MAX, CgroupPath::depth)));
         }

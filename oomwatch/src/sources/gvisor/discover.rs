@@ -61,8 +61,9 @@ pub(crate) enum Verdict {
     Found(Box<Sandbox>),
     /// The sentry of a known sandbox.
     Known(ProcessId),
-    /// It looks like a sentry that is starting: to be asked again in some 20 ms.
-    NotYet(Reason),
+    /// It looks like a sentry that is starting: to be asked again in some 20 ms. With what is known of its sandbox so
+    /// far, where its program is believed.
+    NotYet(Reason, Option<Box<Sandbox>>),
     /// It looks like a sentry and is none.
     Refused(Reason),
     /// Something else, or gone.
@@ -111,6 +112,10 @@ pub(crate) struct Discovery {
     pub(super) known: HashMap<u32, Known>,
     /// Roots seen in the arguments of runsc's processes of the host.
     pub(super) roots: BTreeSet<PathBuf>,
+    /// State files whose process is gone, and when they were written.
+    pub(super) left_behind: HashMap<PathBuf, (i64, u64)>,
+    /// There were more state files than are read in one go.
+    pub(super) unread_states: bool,
     /// Gofers of the host, as of the last scan.
     gofers: Vec<(ProcessId, GoferArgs)>,
 }
@@ -132,6 +137,8 @@ impl Discovery {
             mounts_ns: 0,
             known: HashMap::new(),
             roots: BTreeSet::new(),
+            left_behind: HashMap::new(),
+            unread_states: false,
             gofers: Vec::new(),
         };
         this.read_memory();
@@ -158,6 +165,9 @@ impl Discovery {
         for (pid, verdict) in self.judge_by_state(now_ns, None) {
             scan.take(pid, verdict, &mut refused);
         }
+        if self.unread_states {
+            scan.skipped.insert(Reason::TooMany, 1);
+        }
         for reason in refused.into_values() {
             *scan.skipped.entry(reason).or_default() += 1;
         }
@@ -177,7 +187,7 @@ impl Discovery {
             self.mounts_ns = now_ns;
         }
         let verdict = self.judge(pid, now_ns);
-        if !matches!(verdict, Verdict::NotYet(Reason::StateMissing)) {
+        if !matches!(verdict, Verdict::NotYet(Reason::StateMissing, _)) {
             return Ok(verdict);
         }
         // A gofer's sentry may be one that only the state tells.
@@ -197,6 +207,11 @@ impl Discovery {
         Some(details)
     }
 
+    /// Whether a sentry still is there.
+    pub(crate) fn lives(&self, sentry: ProcessId) -> bool {
+        self.processes.process(sentry.pid).and_then(|process| process.id()) == Ok(sentry)
+    }
+
     /// Changes when the state files of its containers may have changed; `None` where there is none.
     pub(crate) fn stamp(&self, sandbox: &Sandbox) -> Option<Stamp> {
         let root = usual_form(sandbox.args.root.as_deref().filter(|root| root.is_absolute())?);
@@ -204,7 +219,7 @@ impl Discovery {
         Some(Stamp { root: self.changed(&root)?, state: self.changed(&state)? })
     }
 
-    fn changed(&self, path: &Path) -> Option<(i64, u64)> {
+    pub(super) fn changed(&self, path: &Path) -> Option<(i64, u64)> {
         let stat = rustix::fs::lstat(self.root.join(path).ok()?).ok()?;
         Some((stat.st_mtime, stat.st_mtime_nsec))
     }
@@ -235,6 +250,7 @@ impl Discovery {
     fn judge(&mut self, pid: u32, now_ns: u64) -> Verdict {
         self.judge_process(pid, now_ns).unwrap_or_else(|errno| match errno {
             Errno::ACCESS | Errno::PERM => Verdict::Refused(Reason::Unreadable),
+            Errno::TOOBIG => Verdict::Refused(Reason::BadArguments),
             _ => Verdict::Other,
         })
     }
@@ -251,6 +267,11 @@ impl Discovery {
         }
         if !self.mounts.contains(process.exe_mount()?) {
             return Ok(Verdict::Refused(Reason::ForeignProgram));
+        }
+        // Any user of the host can name a process and its memory file so, and hold up who reads his arguments and files.
+        // runsc of root runs its sentries as these users.
+        if !sandbox::is_trusted(process.uid()?) {
+            return Ok(Verdict::Refused(Reason::UntrustedUser));
         }
         match Arguments::parse(&process.cmdline()?) {
             Err(_) => Ok(Verdict::Refused(Reason::BadArguments)),
@@ -273,7 +294,7 @@ impl Discovery {
         let known = self.known.values().find(|known| known.gofers.contains(&gofer));
         Ok(match known {
             Some(known) => Verdict::Known(known.sentry),
-            None if age_ns(gofer, now_ns) < SETTLED_NS => Verdict::NotYet(Reason::StateMissing),
+            None if age_ns(gofer, now_ns) < SETTLED_NS => Verdict::NotYet(Reason::StateMissing, None),
             None => Verdict::Other,
         })
     }
@@ -288,24 +309,24 @@ impl Discovery {
     ) -> Result<Verdict, Errno> {
         let sentry = process.id()?;
         let age_ns = age_ns(sentry, now_ns);
-        if !process.has_memory_file()? {
-            return Ok(not_yet_if(age_ns < OPENED_NS, Reason::NoMemoryFile));
+        let has_memory_file = process.has_memory_file()?;
+        if !has_memory_file && age_ns >= OPENED_NS {
+            return Ok(Verdict::Refused(Reason::NoMemoryFile));
         }
         let mut details = self.host().look(process, &args, &[])?;
-        // Any user of the host can name a process and its memory file so. runsc of root runs its sentries as these users.
-        if proof == Proof::HostProgram && details.problems.contains(&Reason::UntrustedUser) {
-            return Ok(Verdict::Refused(Reason::UntrustedUser));
-        }
-        if age_ns < SETTLED_NS
-            && let Some(reason) = details.problems.iter().find(|reason| may_pass(**reason))
-        {
-            return Ok(Verdict::NotYet(*reason));
-        }
         self.add_gofers(&args, &mut details);
-        self.learn(process, args.root.as_deref())?;
-        let state = args.root.as_deref().map(|root| first_state(root, &args.sandbox_id));
-        self.known.insert(sentry.pid, Known { sentry, state, gofers: details.gofers.clone() });
-        Ok(Verdict::Found(Box::new(Sandbox { sentry, args, proof, details })))
+        let passing = details.problems.iter().find(|reason| may_pass(**reason)).copied();
+        let not_yet =
+            if has_memory_file { passing.filter(|_| age_ns < SETTLED_NS) } else { Some(Reason::NoMemoryFile) };
+        let sandbox = Box::new(Sandbox { sentry, args, proof, details });
+        if let Some(reason) = not_yet {
+            return Ok(Verdict::NotYet(reason, Some(sandbox)));
+        }
+        let root = sandbox.args.root.as_deref();
+        self.learn(process, root)?;
+        let state = root.map(|root| first_state(root, &sandbox.args.sandbox_id));
+        self.known.insert(sentry.pid, Known { sentry, state, gofers: sandbox.details.gofers.clone() });
+        Ok(Verdict::Found(sandbox))
     }
 
     /// Where no state file tells the gofers, the arguments do.
@@ -338,7 +359,7 @@ impl Scan {
                 refused.remove(&pid);
                 self.found.push(*sandbox);
             }
-            Verdict::NotYet(_) => self.starting.push(pid),
+            Verdict::NotYet(..) => self.starting.push(pid),
             Verdict::Refused(reason) => {
                 refused.insert(pid, reason);
             }
@@ -349,10 +370,6 @@ impl Scan {
 
 fn age_ns(process: ProcessId, now_ns: u64) -> u64 {
     now_ns.saturating_sub(process.start_ns())
-}
-
-fn not_yet_if(starting: bool, reason: Reason) -> Verdict {
-    if starting { Verdict::NotYet(reason) } else { Verdict::Refused(reason) }
 }
 
 /// runsc may be about to write the state file.

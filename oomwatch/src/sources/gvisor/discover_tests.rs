@@ -256,7 +256,7 @@ fn it_is_found_at_once_when_its_gofer_is_looked_at() {
     tree.sandbox_of(FOREIGN);
     let mut discovery = tree.discovery();
     let verdict = discovery.check(GOFER, YOUNG).unwrap();
-    assert!(matches!(verdict, Verdict::NotYet(Reason::StateMissing)), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::NotYet(Reason::StateMissing, None)), "{verdict:?}");
     tree.state("s1", SENTRY, GOFER, tree.own());
     let verdict = discovery.check(GOFER, YOUNG).unwrap();
     assert!(matches!(verdict, Verdict::Found(_)), "{verdict:?}");
@@ -310,7 +310,9 @@ fn a_sentry_that_has_not_opened_its_memory_file_is_waited_for() {
     fs::remove_file(tree.path("/proc/100/fd/7")).unwrap();
     for now_ns in [YOUNG, SLOW, SETTLED] {
         let verdict = tree.discovery().check(SENTRY, now_ns).unwrap();
-        assert!(matches!(verdict, Verdict::NotYet(Reason::NoMemoryFile)), "{verdict:?}");
+        let Verdict::NotYet(Reason::NoMemoryFile, Some(sandbox)) = verdict else { panic!("{verdict:?}") };
+        // A kill in it may come before.
+        assert_eq!((sandbox.sentry, sandbox.details.cgroup.map(|cgroup| cgroup.own)), (id(SENTRY), Some(true)));
     }
 }
 
@@ -371,8 +373,10 @@ fn a_process_id_that_went_to_another_is_no_gofer() {
 fn files_that_a_users_sentry_names_are_not_opened() {
     let tree = Tree::running(1);
     tree.write("/proc/100/status", "Name:\texe\nUid:\t1000\t1000\t1000\t1000\n");
+    tree.write("/b/config.json", r#"{"linux":{"cgroupsPath":"/g/s1","resources":{"memory":{"limit":1000000}}}}"#);
     let details = tree.only().details;
     assert_eq!((details.containers.len(), details.problems), (0, vec![Reason::UntrustedUser]));
+    assert_eq!((details.limit, details.cgroup.map(|cgroup| cgroup.own)), (None, Some(false)), "the bundle was read");
 }
 
 #[test]
@@ -380,6 +384,17 @@ fn what_any_user_can_imitate_is_no_sandbox_without_a_state_of_runscs() {
     let tree = Tree::running(1);
     tree.write("/proc/100/status", "Name:\texe\nUid:\t1000\t1000\t1000\t1000\n");
     fs::remove_file(tree.path("/r/s1_sandbox:s1.state")).unwrap();
+    assert_eq!(tree.refused(), Reason::UntrustedUser);
+}
+
+#[test]
+fn arguments_of_a_users_program_are_not_even_read() {
+    let tree = Tree::new(1);
+    tree.process(SENTRY, &[], &tree.runsc());
+    tree.write("/proc/100/status", "Name:\texe\nUid:\t1000\t1000\t1000\t1000\n");
+    fs::remove_file(tree.path("/proc/100/cmdline")).unwrap();
+    mkfifoat(CWD, tree.path("/proc/100/cmdline"), Mode::RUSR).unwrap();
+    // Opening it would wait for ever.
     assert_eq!(tree.refused(), Reason::UntrustedUser);
 }
 
@@ -431,8 +446,22 @@ fn bad_arguments_and_arguments_without_end_are_refused() {
     tree.process(SENTRY, &["runsc-sandbox", "boot", "../../etc"], &tree.runsc());
     assert_eq!(tree.refused(), Reason::BadArguments);
     tree.write("/proc/100/cmdline", &"runsc-sandbox\0boot\0x".repeat(10_000));
-    let scan = tree.scan(SETTLED);
-    assert!(scan.found.is_empty() && scan.skipped.is_empty(), "{scan:?}");
+    assert_eq!(tree.refused(), Reason::BadArguments);
+}
+
+#[test]
+fn a_pod_of_which_a_state_is_half_written_is_not_taken_for_a_smaller_one() {
+    let tree = Tree::running(1);
+    tree.state("web", SENTRY, 91, tree.own());
+    let mut discovery = tree.discovery();
+    let found = discovery.scan(SETTLED).unwrap().found.remove(0);
+    let whole = tree.read("/r/web_sandbox:s1.state");
+    tree.write("/r/web_sandbox:s1.state", &whole[..whole.len() / 2]);
+    let details = discovery.look(&found).unwrap();
+    assert_eq!((&details.containers, details.incomplete), (&found.details.containers, false));
+    assert_eq!(details.problems, [Reason::StateMalformed]);
+    let details = tree.only().details;
+    assert_eq!((details.containers.len(), details.incomplete), (1, true), "nobody knows what it was before");
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub(crate) struct Readings<'a> {
     pub cgroup: CgroupReading,
     /// State files of its containers.
     pub states: &'a [State],
+    /// Some of these are missing.
+    pub incomplete: bool,
     /// The limit in the first container's bundle, as it stands there.
     pub bundle_limit: Option<i64>,
     /// The sentry's arguments.
@@ -118,7 +120,7 @@ impl Readings<'_> {
     /// A pod whose first container has no limit: the sum of the others', where each has one.
     fn sum_of_containers(&self) -> Option<u64> {
         let others: Vec<&State> = self.states.iter().filter(|state| !state.is_root()).collect();
-        if others.is_empty() {
+        if others.is_empty() || self.incomplete {
             return None;
         }
         let mut sum: u64 = 0;

@@ -45,7 +45,7 @@ impl Case {
 
     fn effective(&self) -> Option<Limit> {
         let Self { cgroup, states, bundle_limit, args } = self;
-        Readings { host_bytes: HOST, cgroup: *cgroup, states, bundle_limit: *bundle_limit, args }.effective()
+        Readings { host_bytes: HOST, cgroup: *cgroup, states, incomplete: false, bundle_limit: *bundle_limit, args }.effective()
     }
 }
 
@@ -107,6 +107,7 @@ fn without_the_hosts_memory_only_the_kernels_word_for_no_limit_is_none() {
         host_bytes: None,
         cgroup: own(Some(limit_bytes), false),
         states: &[],
+        incomplete: false,
         bundle_limit: None,
         args: &args,
     };
@@ -144,4 +145,16 @@ fn containers_of_a_pod_add_up_where_each_has_a_limit() {
     assert_eq!(pod(&["1073741824", "-1"]), None);
     assert_eq!(pod(&["20000000000", "20000000000"]), None, "more than the host has");
     assert_eq!(pod(&[]), None);
+    let states = [state("s", "0"), state("c0", "1073741824")];
+    let args = args("");
+    let readings = |incomplete| Readings {
+        host_bytes: HOST,
+        cgroup: own(None, true),
+        states: &states,
+        incomplete,
+        bundle_limit: None,
+        args: &args,
+    };
+    assert_eq!(readings(false).effective(), Some(limit(GIB, LimitSource::State, false)));
+    assert_eq!(readings(true).effective(), None, "there are more of them");
 }

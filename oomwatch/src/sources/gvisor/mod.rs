@@ -80,7 +80,7 @@ pub(crate) async fn run(
         let now_ns = clock::boot_ns();
         let wait = Duration::from_nanos(watcher.next_deadline(now_ns).saturating_sub(now_ns));
         tokio::select! {
-            () = stop.stopped() => return Ok(()),
+            () = stop.stopped() => break,
             pid = next_exec(&mut execs) => watcher.exec(pid, clock::boot_ns()),
             Some(ended) = sentries.join_next() => {
                 if let Ok(Ok(id)) = ended {
@@ -90,10 +90,17 @@ pub(crate) async fn run(
             Some(Ok(crossed)) = answers.join_next() => {
                 out.send(Observation::MemoryCrossed(Box::new(crossed))).await.context("pass on a warning")?;
             }
-            Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update()),
+            Ok(()) = wanted.changed() => watcher.want(*wanted.borrow_and_update(), clock::boot_ns()),
             () = tokio::time::sleep(wait.min(BEAT)) => {}
         }
     }
+    // A warning that waits for its sentry's word does not wait long.
+    while let Some(answered) = answers.join_next().await {
+        if let Ok(crossed) = answered {
+            out.send(Observation::MemoryCrossed(Box::new(crossed))).await.context("pass on a warning")?;
+        }
+    }
+    Ok(())
 }
 
 /// The next process that may be a sentry; never where the kernel does not tell.

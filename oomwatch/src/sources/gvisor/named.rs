@@ -2,7 +2,7 @@
 //! so that the mount it comes from proves nothing. Which folders are runsc's, its other processes on the host tell.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::host::HostError;
 
-/// State files read in one go that belong to no known sandbox, left behind ones among them.
+/// State files read in one go that belong to no known sandbox; those left behind are read once.
 const MAX_STATES: usize = 256;
 /// Namespaces of containerd.
 const MAX_NAMESPACES: usize = 64;
@@ -27,54 +27,83 @@ const USUAL_ROOTS: [&str; 2] = ["/run/runsc", "/run/docker/runtime-runc/moby"];
 /// containerd's: one folder a namespace.
 const CONTAINERD_ROOTS: &str = "/run/containerd/runsc";
 
+/// The state file of a sandbox' first container.
+struct StateFile {
+    root: PathBuf,
+    sandbox_id: String,
+    path: PathBuf,
+    /// When it was last written.
+    changed: Option<(i64, u64)>,
+}
+
 impl Discovery {
     /// By the state files in the known roots: sentries whose program comes from a mount namespace of its own. `only` is
     /// the sentry or gofer that is asked for.
     pub(super) fn judge_by_state(&mut self, now_ns: u64, only: Option<u32>) -> Vec<(u32, Verdict)> {
         let mut verdicts = Vec::new();
-        for (root, sandbox_id) in self.unknown_states() {
-            let Ok(state) = self.host().state(&root, &sandbox_id, &sandbox_id) else { continue };
+        for file in self.unknown_states() {
+            let Ok(state) = self.host().state(&file.root, &file.sandbox_id, &file.sandbox_id) else { continue };
             let Some(pid) = state.sandbox_pid else { continue };
             let asked = only.is_none_or(|only| only == pid || Some(only) == state.gofer_pid);
             if !asked || self.known.contains_key(&pid) {
                 continue;
             }
-            let verdict = self.judge_named(pid, &root, &state, now_ns);
-            // A process that is gone or another left its state behind.
+            let verdict = self.judge_named(pid, &file.root, &state, now_ns);
+            // It was left behind, and is of nobody until it is written again.
+            if let (Err(Errno::NOENT | Errno::SRCH), Some(changed)) = (&verdict, file.changed) {
+                self.left_behind.insert(file.path, changed);
+            }
             verdicts.push((pid, verdict.unwrap_or(Verdict::Other)));
         }
         verdicts
     }
 
-    /// Root and sandbox of state files that belong to no known sandbox. Roots that are gone are forgotten.
-    fn unknown_states(&mut self) -> Vec<(PathBuf, String)> {
-        let containerd = Path::new(CONTAINERD_ROOTS);
-        let namespaces = self.root.list(containerd, MAX_NAMESPACES).unwrap_or_default().names;
-        let usual = USUAL_ROOTS.iter().map(PathBuf::from);
-        let roots: BTreeSet<PathBuf> = usual
-            .chain(namespaces.iter().map(|name| containerd.join(name)))
-            .chain(self.roots.iter().cloned())
-            .collect();
-        let known: BTreeSet<&Path> = self.known.values().filter_map(|known| known.state.as_deref()).collect();
+    /// State files that belong to no known sandbox. Roots that are gone are forgotten.
+    fn unknown_states(&mut self) -> Vec<StateFile> {
         let mut unknown = Vec::new();
-        let mut gone = Vec::new();
-        for root in roots {
+        let mut left_behind = HashMap::new();
+        let known: BTreeSet<PathBuf> = self.known.values().filter_map(|known| known.state.clone()).collect();
+        self.unread_states = false;
+        for root in self.possible_roots() {
             let names = match self.root.list(&root, MAX_NAMES) {
                 Ok(listing) => listing.names,
                 Err(error) => {
-                    gone.extend(matches!(error, HostError::Gone { .. }).then_some(root));
+                    if matches!(error, HostError::Gone { .. }) {
+                        self.roots.remove(&root);
+                    }
                     continue;
                 }
             };
             for name in names {
                 let Some((container, sandbox)) = state::ids_in_name(name.as_bytes()) else { continue };
-                if container == sandbox && unknown.len() < MAX_STATES && !known.contains(root.join(&name).as_path()) {
-                    unknown.push((root.clone(), sandbox.to_owned()));
+                let path = root.join(&name);
+                if container != sandbox || known.contains(&path) {
+                    continue;
+                }
+                let changed = self.changed(&path);
+                match (self.left_behind.get(&path).copied(), changed) {
+                    (Some(before), Some(now)) if before == now => {
+                        left_behind.insert(path, now);
+                    }
+                    _ if unknown.len() < MAX_STATES => {
+                        unknown.push(StateFile { root: root.clone(), sandbox_id: sandbox.to_owned(), path, changed });
+                    }
+                    _ => self.unread_states = true,
                 }
             }
         }
-        self.roots.retain(|root| !gone.contains(root));
+        self.left_behind = left_behind;
         unknown
+    }
+
+    fn possible_roots(&self) -> BTreeSet<PathBuf> {
+        let containerd = Path::new(CONTAINERD_ROOTS);
+        let namespaces = self.root.list(containerd, MAX_NAMESPACES).unwrap_or_default().names;
+        let usual = USUAL_ROOTS.iter().map(PathBuf::from);
+        usual
+            .chain(namespaces.iter().map(|name| containerd.join(name)))
+            .chain(self.roots.iter().cloned())
+            .collect()
     }
 
     /// The process that a state file names. The file may be left from a sandbox that is gone, and its process id given

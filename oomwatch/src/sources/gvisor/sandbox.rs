@@ -103,6 +103,8 @@ pub(crate) struct Details {
     pub cgroup: Option<Membership>,
     /// Its effective limit.
     pub limit: Option<Limit>,
+    /// Containers of it are missing here, so sums of theirs mean nothing.
+    pub incomplete: bool,
     /// What could not be used.
     pub problems: Vec<Reason>,
 }
@@ -135,26 +137,26 @@ impl Host<'_> {
         sentry.exe_mount()?;
         let id = sentry.id()?;
         let mut details = Details::default();
-        if is_trusted(sentry.uid()?) {
-            match self.containers(args, id, &mut details.problems) {
-                Ok(containers) => details.containers = containers,
-                Err(reason) => {
-                    details.problems.push(reason);
-                    details.containers = before.to_vec();
-                }
+        let trusted = is_trusted(sentry.uid()?);
+        if trusted {
+            if let Err(reason) = self.containers(args, id, before, &mut details) {
+                details.problems.push(reason);
+                details.containers = before.to_vec();
             }
         } else {
             details.problems.push(Reason::UntrustedUser);
         }
         let gofers = details.containers.iter().filter_map(|state| state.gofer_pid);
         details.gofers = gofers.filter_map(|pid| self.gofer(pid)).collect();
-        let bundle = if details.containers.is_empty() { self.bundle(args) } else { BundleLimit::default() };
+        let wants_bundle = trusted && details.containers.is_empty();
+        let bundle = if wants_bundle { self.bundle(args) } else { BundleLimit::default() };
         let named = named_cgroup(details.root(), args, &bundle);
         details.cgroup = self.membership(sentry, named)?;
         let readings = Readings {
             host_bytes: self.memory_bytes,
             cgroup: self.cgroup_reading(details.cgroup.as_ref()),
             states: &details.containers,
+            incomplete: details.incomplete,
             bundle_limit: bundle.memory_limit,
             args,
         };
@@ -162,35 +164,49 @@ impl Host<'_> {
         Ok(details)
     }
 
-    /// State of all containers of the sandbox `args` speak of, whose sentry is `sentry`.
-    fn containers(&self, args: &SentryArgs, id: ProcessId, problems: &mut Vec<Reason>) -> Result<Vec<State>, Reason> {
+    /// State of all containers of the sandbox `args` speak of, whose sentry is `sentry`. What cannot be read of a container
+    /// now is what it was `before`.
+    fn containers(
+        &self,
+        args: &SentryArgs,
+        sentry: ProcessId,
+        before: &[State],
+        details: &mut Details,
+    ) -> Result<(), Reason> {
         let root = args.root.as_deref().filter(|root| root.is_absolute()).ok_or(Reason::StateMissing)?;
         let sandbox_id = args.sandbox_id.as_str();
         let first = self.state(root, sandbox_id, sandbox_id)?;
-        if first.sandbox_pid != Some(id.pid) {
+        if first.sandbox_pid != Some(sentry.pid) {
             return Err(Reason::StateOfAnother);
         }
         let in_pod = first.in_pod;
-        let mut containers = vec![first];
+        details.containers.push(first);
         if !in_pod {
-            return Ok(containers);
+            return Ok(());
         }
-        for container_id in self.others(root, sandbox_id, problems) {
+        for container_id in self.others(root, sandbox_id, details) {
             match self.state(root, &container_id, sandbox_id) {
-                Ok(state) if state.sandbox_pid == Some(id.pid) => containers.push(state),
-                Ok(_) => problems.push(Reason::StateOfAnother),
+                Ok(state) if state.sandbox_pid == Some(sentry.pid) => details.containers.push(state),
+                Ok(_) => details.problems.push(Reason::StateOfAnother),
                 // Removed since it was listed.
                 Err(Reason::StateMissing) => {}
-                Err(reason) => problems.push(reason),
+                Err(reason) => {
+                    details.problems.push(reason);
+                    match before.iter().find(|state| state.id == container_id) {
+                        Some(state) => details.containers.push(state.clone()),
+                        None => details.incomplete = true,
+                    }
+                }
             }
         }
-        Ok(containers)
+        Ok(())
     }
 
     /// Ids of the containers that joined a sandbox, by the names of their state files.
-    fn others(&self, root: &Path, sandbox_id: &str, problems: &mut Vec<Reason>) -> Vec<String> {
+    fn others(&self, root: &Path, sandbox_id: &str, details: &mut Details) -> Vec<String> {
         let Ok(listing) = self.root.list(root, MAX_NAMES) else {
-            problems.push(Reason::Unreadable);
+            details.problems.push(Reason::Unreadable);
+            details.incomplete = true;
             return Vec::new();
         };
         let ids = listing.names.iter().filter_map(|name| state::ids_in_name(name.as_bytes()));
@@ -198,7 +214,8 @@ impl Host<'_> {
         let mut others: Vec<String> = others.map(|(container, _)| container.to_owned()).collect();
         others.sort_unstable();
         if !listing.complete || others.len() >= MAX_CONTAINERS {
-            problems.push(Reason::TooMany);
+            details.problems.push(Reason::TooMany);
+            details.incomplete = true;
             others.truncate(MAX_CONTAINERS - 1);
         }
         others

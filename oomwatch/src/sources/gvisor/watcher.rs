@@ -16,7 +16,7 @@ use super::{
     memory::{Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
     rpc::Address,
-    sandbox::Reason,
+    sandbox::{Details, Reason},
 };
 use crate::{
     clock,
@@ -24,13 +24,14 @@ use crate::{
         HostError, HostRoot,
         charge::{CgroupFiles, Charge},
         memory::MemoryHierarchy,
+        system,
     },
     observation::{
         self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
     },
     sources::watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
     stats::Stats,
-    workload::{Engine, Runtime, Workload},
+    workload::{Runtime, Workload},
 };
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
@@ -49,6 +50,13 @@ const STARTING_LOOKS: u32 = 200;
 const SCAN_NS: u64 = 30_000_000_000;
 /// The same where they are not told: a sandbox is to be found within a second.
 const SCAN_ALONE_NS: u64 = 800_000_000;
+/// For how long after a hint that a start was missed, or that only a state file tells a sentry, scans come as often.
+const ALERT_NS: u64 = 2_000_000_000;
+/// From such a hint to the first of these scans: runsc writes the state file some 100 ms after it started the sentry.
+const HINT_NS: u64 = 200_000_000;
+
+/// Label of sandboxes that cannot be measured, beside those of [`Reason`].
+const UNMEASURABLE: &str = "unmeasurable";
 
 /// What the user wants.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +82,10 @@ struct Watched {
     look_anyway_ns: u64,
     /// Of its files, as of the last look at them.
     stamp: Option<Stamp>,
+    /// The kernel tells its end.
+    end_is_told: bool,
+    /// The last attempt to measure it went well, or there was none.
+    measurable: bool,
 }
 
 /// A sentry whose end can be waited for.
@@ -90,11 +102,18 @@ pub(super) struct Watcher {
     discovery: Discovery,
     watched: HashMap<ProcessId, Watched>,
     starting: BTreeMap<u32, (u64, u32)>,
+    /// Sandboxes that are starting, as told, by the sentry's process id.
+    announced: BTreeMap<u32, ProcessId>,
+    /// Process ids mean the same to the agent as to the host.
+    shares_process_ids: bool,
     budget: Budget,
     /// Less where the user wants shorter intervals.
     together_ns: u64,
     scan_every_ns: u64,
     scan_ns: u64,
+    scanned_ns: u64,
+    /// Until then scans are as frequent as where no starts are told.
+    alert_until_ns: u64,
     stats: Arc<Stats>,
     skipped: BTreeSet<Reason>,
     /// Found since the last call of [`Self::take_new`].
@@ -119,20 +138,24 @@ impl Watcher {
         sees_exec: bool,
         stats: Arc<Stats>,
     ) -> Result<Self, HostError> {
-        for reason in Reason::ALL {
-            stats.resolution_failed(reason.as_str(), 0);
+        for reason in Reason::ALL.map(Reason::as_str).into_iter().chain([UNMEASURABLE]) {
+            stats.resolution_failed(reason, 0);
         }
         Ok(Self {
             discovery: Discovery::new(root.clone(), hierarchy.clone())?,
+            shares_process_ids: system::shares_process_ids(&root),
             root,
             hierarchy,
             wanted,
             watched: HashMap::new(),
             starting: BTreeMap::new(),
+            announced: BTreeMap::new(),
             budget: Budget::new(clock::boot_ns()),
             together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 20).unwrap_or(0)),
             scan_every_ns: if sees_exec { SCAN_NS } else { SCAN_ALONE_NS },
             scan_ns: 0,
+            scanned_ns: 0,
+            alert_until_ns: 0,
             stats,
             skipped: BTreeSet::new(),
             new: Vec::new(),
@@ -142,9 +165,10 @@ impl Watcher {
         })
     }
 
-    /// From now on the user wants this.
-    pub(super) fn want(&mut self, wanted: Wanted) {
+    /// From now on the user wants this; or a start was missed.
+    pub(super) fn want(&mut self, wanted: Wanted, now_ns: u64) {
         self.wanted = wanted;
+        self.scan_soon(now_ns);
         for watched in self.watched.values_mut() {
             watched.watch.set(wanted.settings);
             watched.meter.set_choice(wanted.estimator);
@@ -203,8 +227,17 @@ impl Watcher {
         next.unwrap_or(self.scan_ns)
     }
 
+    /// However many hints there are, and a container can give as many as it likes, scans keep their distance.
+    fn scan_soon(&mut self, now_ns: u64) {
+        self.alert_until_ns = now_ns.saturating_add(ALERT_NS);
+        let earliest_ns = self.scanned_ns.saturating_add(SCAN_ALONE_NS).max(now_ns.saturating_add(HINT_NS));
+        self.scan_ns = self.scan_ns.min(earliest_ns);
+    }
+
     fn scan(&mut self, now_ns: u64) {
-        self.scan_ns = now_ns.saturating_add(self.scan_every_ns);
+        self.scanned_ns = now_ns;
+        let every_ns = if now_ns < self.alert_until_ns { SCAN_ALONE_NS } else { self.scan_every_ns };
+        self.scan_ns = now_ns.saturating_add(every_ns);
         let scan = match self.discovery.scan(now_ns) {
             Ok(scan) => scan,
             Err(error) => {
@@ -237,29 +270,53 @@ impl Watcher {
             let Some((_, looks)) = self.starting.remove(&pid) else { continue };
             match self.discovery.check(pid, now_ns) {
                 Ok(Verdict::Found(sandbox)) => self.found(*sandbox, now_ns),
-                Ok(Verdict::NotYet(_)) if looks < STARTING_LOOKS => {
+                Ok(Verdict::NotYet(_, sandbox)) if looks < STARTING_LOOKS => {
                     let pause_ns = STARTING_NS.saturating_mul((1 + looks / STARTING_STEP).into());
                     self.starting.insert(pid, (now_ns.saturating_add(pause_ns), looks + 1));
+                    self.announce(sandbox.as_deref(), now_ns);
+                    continue;
                 }
-                Ok(Verdict::NotYet(reason) | Verdict::Refused(reason)) => self.note_skipped(reason, 1),
+                Ok(Verdict::NotYet(reason, _) | Verdict::Refused(reason)) => {
+                    self.note_skipped(reason, 1);
+                    // Its runtime may have mounts of its own; then its state file tells, which is yet to be written.
+                    if reason == Reason::ForeignProgram {
+                        self.scan_soon(now_ns);
+                    }
+                }
                 Ok(Verdict::Known(sentry)) => tracing::debug!(pid = sentry.pid, "a sandbox began a program"),
                 Ok(Verdict::Other) => {}
                 Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
             }
+            // It ended before it was found, or is none.
+            if let Some(id) = self.announced.remove(&pid) {
+                let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: 0 };
+                self.out.push(Observation::SandboxGone(gone));
+            }
+        }
+    }
+
+    /// A kill in a sandbox may come before runsc has written what makes it one.
+    fn announce(&mut self, sandbox: Option<&Sandbox>, now_ns: u64) {
+        let Some(sandbox) = sandbox else { return };
+        let id = sandbox.sentry;
+        if self.announced.insert(id.pid, id) != Some(id) {
+            self.out.push(Observation::SandboxStarting(Box::new(describe(sandbox, now_ns))));
         }
     }
 
     fn found(&mut self, sandbox: Sandbox, now_ns: u64) {
         let id = sandbox.sentry;
+        self.announced.remove(&id.pid);
         // Opened before the identity is checked again, so that it cannot be a later process of the same id.
         let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw);
+        let pid = pid.filter(|_| self.shares_process_ids);
         let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let Some(details) = self.discovery.look(&sandbox) else { return self.discovery.forget(id) };
         let sandbox = Sandbox { details, ..sandbox };
-        let own_cgroup = sandbox.details.cgroup.as_ref().filter(|cgroup| cgroup.own);
-        let files = own_cgroup
-            .zip(self.hierarchy.as_ref())
-            .map(|(cgroup, hierarchy)| CgroupFiles::new(&hierarchy.folder(&cgroup.path), hierarchy.version));
+        for reason in &sandbox.details.problems {
+            self.note_skipped(*reason, 1);
+        }
+        let files = self.cgroup_files(&sandbox.details);
         let mut watched = Watched {
             meter: Meter::new(self.wanted.estimator, key(id), files),
             watch: Watch::new(self.wanted.settings),
@@ -268,6 +325,8 @@ impl Watcher {
             look_ns: now_ns.saturating_add(LOOK_AGAIN_NS),
             look_anyway_ns: now_ns.saturating_add(LOOK_ANYWAY_NS),
             stamp: self.discovery.stamp(&sandbox),
+            end_is_told: pidfd.is_some(),
+            measurable: true,
             sandbox,
         };
         watched.meter.set_gofers(watched.sandbox.details.gofers.iter().copied().map(key).collect());
@@ -277,6 +336,13 @@ impl Watcher {
         if let Some(pidfd) = pidfd {
             self.new.push(Sentry { id, pidfd });
         }
+    }
+
+    /// Files of the memory cgroup that a sandbox has for itself.
+    fn cgroup_files(&self, details: &Details) -> Option<CgroupFiles> {
+        let own_cgroup = details.cgroup.as_ref().filter(|cgroup| cgroup.own);
+        let (cgroup, hierarchy) = own_cgroup.zip(self.hierarchy.as_ref())?;
+        Some(CgroupFiles::new(&hierarchy.folder(&cgroup.path), hierarchy.version))
     }
 
     /// A sentry ended.
@@ -291,18 +357,43 @@ impl Watcher {
     fn look_again(&mut self, id: ProcessId, now_ns: u64) {
         let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= now_ns) else { return };
         watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+        if !watched.end_is_told && !self.discovery.lives(id) {
+            return self.ended(id, now_ns);
+        }
+        if let Some(hierarchy) = &self.hierarchy {
+            watched.look_at_cgroup_limit(&self.root, hierarchy, None, now_ns);
+        }
         let stamp = self.discovery.stamp(&watched.sandbox);
         if stamp == watched.stamp && now_ns < watched.look_anyway_ns {
             return;
         }
-        watched.look_anyway_ns = now_ns.saturating_add(LOOK_ANYWAY_NS);
         let Some(details) = self.discovery.look(&watched.sandbox) else { return };
         watched.stamp = stamp;
-        watched.limit = details.limit;
-        if details != watched.sandbox.details {
+        self.update(id, details, now_ns);
+    }
+
+    /// What is known of a sandbox now.
+    fn update(&mut self, id: ProcessId, details: Details, now_ns: u64) {
+        let files = self.cgroup_files(&details);
+        let Some(watched) = self.watched.get_mut(&id) else { return };
+        watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+        watched.look_anyway_ns = now_ns.saturating_add(LOOK_ANYWAY_NS);
+        // Of a pod that could not be read whole, what was known is better.
+        if !details.incomplete {
+            watched.limit = details.limit;
+        }
+        let before = std::mem::replace(&mut watched.sandbox.details, details);
+        let details = &watched.sandbox.details;
+        if details.cgroup != before.cgroup {
+            watched.meter = Meter::new(self.wanted.estimator, key(id), files);
+        }
+        if *details != before {
             watched.meter.set_gofers(details.gofers.iter().copied().map(key).collect());
-            watched.sandbox.details = details;
             self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
+        }
+        let problems = details.problems.clone();
+        for reason in problems.into_iter().filter(|reason| !before.problems.contains(reason)) {
+            self.note_skipped(reason, 1);
         }
     }
 
@@ -314,25 +405,31 @@ impl Watcher {
             return;
         }
         let near = watched.watch_limit().map(|limit| watched.watch.threshold_bytes(limit));
-        let measured = match watched.meter.read(&self.root, now_ns, near) {
+        // The turn may have begun long ago: other sandboxes were looked at, or all processes.
+        let began_ns = clock::boot_ns();
+        let measured = match watched.meter.read(&self.root, began_ns, near) {
             Ok(measured) => measured,
-            Err(MeterError::Host(HostError::Gone { .. })) => return self.ended(id, now_ns),
+            Err(MeterError::Host(HostError::Gone { .. })) if !self.discovery.lives(id) => return self.ended(id, now_ns),
             Err(error) => {
-                tracing::debug!(%error, pid = id.pid, "a sandbox cannot be measured");
+                if std::mem::replace(&mut watched.measurable, false) {
+                    self.stats.resolution_failed(UNMEASURABLE, 1);
+                    tracing::warn!(pid = id.pid, "a sandbox cannot be measured: {error}");
+                }
                 return watched.watch.skip(now_ns);
             }
         };
+        watched.measurable = true;
         if let (Some(charge), Some(hierarchy)) = (&measured.charge, &self.hierarchy) {
-            watched.look_at_cgroup_limit(&self.root, hierarchy, charge, now_ns);
+            watched.look_at_cgroup_limit(&self.root, hierarchy, Some(charge), now_ns);
         }
         let limit = watched.watch_limit();
-        let crossing = watched.watch.observe(Reading { boot_ns: now_ns, usage_bytes: measured.usage_bytes, limit });
-        let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
-        self.budget.spend(now_ns, due, cost);
+        let crossing = watched.watch.observe(Reading { boot_ns: began_ns, usage_bytes: measured.usage_bytes, limit });
+        let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(began_ns));
+        self.budget.spend(began_ns, due, cost);
         let (growth_bytes_per_second, time_to_limit) = watched.watch.trend();
         self.measured.push(Measurement {
             key: WorkloadKey::Sandbox(observed(id)),
-            boot_ns: now_ns,
+            boot_ns: began_ns,
             usage_bytes: measured.usage_bytes,
             peak_bytes: watched.watch.peak_bytes(),
             limit: watched.limit.map(self::limit),
@@ -346,7 +443,7 @@ impl Watcher {
             let estimator = measured.estimator.name();
             let crossed = crossed(id, &crossing, watched.limit, threshold_percent, estimator);
             if self.wanted.rpc && crossed.line != MemoryLine::Recovered {
-                self.questions.push(Question { address: address(&watched.sandbox), crossed });
+                self.questions.push(Question { address: address(&self.root, &watched.sandbox), crossed });
             } else {
                 self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
             }
@@ -360,9 +457,16 @@ impl Watched {
     }
 
     /// A limit of the cgroup that changed has everything looked at, for what holds instead is written elsewhere.
-    fn look_at_cgroup_limit(&mut self, root: &HostRoot, hierarchy: &MemoryHierarchy, charge: &Charge, now_ns: u64) {
+    fn look_at_cgroup_limit(
+        &mut self,
+        root: &HostRoot,
+        hierarchy: &MemoryHierarchy,
+        charge: Option<&Charge>,
+        now_ns: u64,
+    ) {
         let Some(cgroup) = &self.sandbox.details.cgroup else { return };
-        let Some(lowest) = hierarchy.lowest_limit(root, &cgroup.path, Some(&charge.stat)) else { return };
+        let stat = charge.map(|charge| charge.stat.as_slice());
+        let Some(lowest) = hierarchy.lowest_limit(root, &cgroup.path, stat) else { return };
         if self.cgroup_limit.replace(lowest).is_some_and(|before| before != lowest) {
             self.look_ns = now_ns;
             self.look_anyway_ns = now_ns;
@@ -404,8 +508,8 @@ fn crossed(
 }
 
 /// Where the sentry listens: what its state file says, or the name that it had before it said so.
-fn address(sandbox: &Sandbox) -> Address {
-    let socket = sandbox.details.root().and_then(|state| state.control_socket.clone());
+fn address(root: &HostRoot, sandbox: &Sandbox) -> Address {
+    let socket = sandbox.details.root().and_then(|state| root.join(state.control_socket.as_deref()?).ok());
     socket.map_or_else(|| Address::Abstract(sandbox.args.sandbox_id.clone()), Address::Path)
 }
 
@@ -416,7 +520,7 @@ fn describe(sandbox: &Sandbox, now_ns: u64) -> observation::Sandbox {
     let names = root.map(|state| &state.names);
     let workload = Workload {
         runtime: Runtime::Runsc,
-        engine: root.is_none().then_some(Engine::None),
+        engine: names.and_then(|names| names.engine),
         container_id: Some(sandbox.args.sandbox_id.clone()),
         container_name: names.and_then(|names| names.container_name.clone()),
         sandbox_id: Some(sandbox.args.sandbox_id.clone()),

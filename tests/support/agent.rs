@@ -62,8 +62,17 @@ impl Agent {
 
     /// A command for the agent, which must come to watch.
     pub fn start_command(output: Output, command: &mut Command) -> Self {
+        Self::of_process(output, Self::spawn(command))
+    }
+
+    /// Starts a command for the agent, for [`Self::of_process`].
+    pub fn spawn(command: &mut Command) -> Child {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("start the agent");
+        command.spawn().expect("start the agent")
+    }
+
+    /// A process that becomes the agent, which must come to watch.
+    pub fn of_process(output: Output, mut child: Child) -> Self {
         let stdout = Lines::of(child.stdout.take().expect("the agent's output"));
         let stderr = Lines::of(child.stderr.take().expect("the agent's log"));
         let mut agent = Self { child, output, stdout, stderr };

@@ -79,8 +79,14 @@ fn take(step: &step::Step) -> io::Result<()> {
             read_again();
             Ok(())
         }
+        Step::WriteAgain => {
+            EATEN.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().for_each(write_to_each_page);
+            Ok(())
+        }
         Step::Free => free(),
-        Step::WriteFile(file) => write_file(file),
+        Step::WriteFile(file) => write_file(file, usize::MAX),
+        Step::FillFile(mib, file) => write_file(file, *mib),
+        Step::MapFile(file) => map_file(file),
         Step::FillPipes(amount) => fill_pipes(*amount),
         Step::ReadFile(file) => io::copy(&mut fs::File::open(file)?, &mut io::sink()).map(drop),
         Step::Child(steps) => process::fork(steps),
@@ -153,12 +159,14 @@ fn write_to_each_page(mapping: Mapping) {
 
 /// Reads each page of what was eaten, as a child does that shares it with its parent.
 fn read_again() {
-    for mapping in EATEN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let start: *const u8 = ptr::with_exposed_provenance(mapping.start);
-        for offset in (0..mapping.bytes).step_by(page_bytes()) {
-            // SAFETY: `offset` lies within the mapping, which is readable until it leaves the list.
-            let _byte: u8 = unsafe { ptr::read_volatile(start.add(offset)) };
-        }
+    EATEN.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().for_each(read_each_page);
+}
+
+fn read_each_page(mapping: Mapping) {
+    let start: *const u8 = ptr::with_exposed_provenance(mapping.start);
+    for offset in (0..mapping.bytes).step_by(page_bytes()) {
+        // SAFETY: `offset` lies within the mapping, which is readable while it is there.
+        let _byte: u8 = unsafe { ptr::read_volatile(start.add(offset)) };
     }
 }
 
@@ -174,13 +182,26 @@ fn free() -> io::Result<()> {
     Ok(())
 }
 
-/// Until it is killed or the file system refuses.
-fn write_file(file: &Path) -> io::Result<()> {
+/// So much, unless it is killed or the file system refuses before.
+fn write_file(file: &Path, mib: usize) -> io::Result<()> {
     let mut file = fs::File::create(file)?;
     let chunk = vec![1; MIB];
-    loop {
-        file.write_all(&chunk)?;
+    (0..mib).try_for_each(|_| file.write_all(&chunk))
+}
+
+/// Maps a file for good, and reads each page of it.
+fn map_file(file: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let file = fs::File::open(file)?;
+    let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let (protection, sharing) = (libc::PROT_READ, libc::MAP_SHARED);
+    // SAFETY: a new mapping touches no memory that is in use.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, sharing, file.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
     }
+    read_each_page(Mapping { start: start.expose_provenance(), bytes });
+    Ok(())
 }
 
 fn page_bytes() -> usize {

@@ -39,10 +39,16 @@ pub(crate) enum Step {
     Grow(usize),
     /// `read-again`: each page of what `eat=MIB` took so far.
     ReadAgain,
+    /// `write-again`: each page of what `eat=MIB` took so far.
+    WriteAgain,
     /// `free`: gives back what `eat=MIB` took so far.
     Free,
     /// `write-file=FILE`: without end.
     WriteFile(PathBuf),
+    /// `fill-file=MIB:FILE`: writes so much into it.
+    FillFile(usize, PathBuf),
+    /// `map-file=FILE`: maps it, and reads each page of it.
+    MapFile(PathBuf),
     /// `pause=MILLISECONDS`
     Pause(Duration),
     /// `fill-pipes=MIB`: memory of the kernel, until it refuses; `fill-pipes=all`: again and again.
@@ -124,6 +130,7 @@ fn single(argument: &OsStr) -> Option<Step> {
         return match bytes {
             b"wait" => Some(Step::Wait),
             b"read-again" => Some(Step::ReadAgain),
+            b"write-again" => Some(Step::WriteAgain),
             b"free" => Some(Step::Free),
             b"sharer" => Some(Step::Sharer),
             b"reap" => Some(Step::Reap),
@@ -147,6 +154,11 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"exit" => Some(Step::Exit(text?.parse().ok()?)),
         b"pause" => Some(Step::Pause(Duration::from_millis(text?.parse().ok()?))),
         b"write-file" => Some(Step::WriteFile(value.into())),
+        b"fill-file" => {
+            let (mib, file) = text?.split_once(':')?;
+            Some(Step::FillFile(mib.parse().ok()?, file.into()))
+        }
+        b"map-file" => Some(Step::MapFile(value.into())),
         b"read-file" => Some(Step::ReadFile(value.into())),
         b"fill-pipes" => Some(Step::FillPipes(amount(text?)?)),
         _ => None,

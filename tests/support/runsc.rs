@@ -50,6 +50,8 @@ pub struct Plan {
     flags: Vec<&'static str>,
     annotations: Map<String, Value>,
     pub(crate) detached: bool,
+    writable: bool,
+    pub(crate) big_mib: u64,
 }
 
 impl Plan {
@@ -68,6 +70,8 @@ impl Plan {
             flags: Vec::new(),
             annotations: Map::new(),
             detached: false,
+            writable: false,
+            big_mib: 0,
         }
     }
 
@@ -82,6 +86,18 @@ impl Plan {
     #[must_use]
     pub fn detached(self) -> Self {
         Self { detached: true, ..self }
+    }
+
+    /// The application may write into its root file system.
+    #[must_use]
+    pub fn writable(self) -> Self {
+        Self { writable: true, ..self }
+    }
+
+    /// With a file `/big` of this size, which takes no room on the disk.
+    #[must_use]
+    pub fn with_big_file(self, mib: u64) -> Self {
+        Self { big_mib: mib, ..self }
     }
 
     /// The first container of a pod, as containerd's plugin for Kubernetes marks it.
@@ -113,7 +129,7 @@ impl Plan {
             "process": {
                 "terminal": false, "user": { "uid": 0, "gid": 0 }, "args": self.args, "env": ["PATH=/"], "cwd": "/",
             },
-            "root": { "path": "rootfs", "readonly": true },
+            "root": { "path": "rootfs", "readonly": !self.writable },
             "hostname": "hog",
             "annotations": self.annotations,
             "mounts": [

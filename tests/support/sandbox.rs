@@ -50,6 +50,10 @@ impl Container {
         let rootfs = Rootfs::new();
         let busybox = crate::requirement::find_program("busybox").expect("busybox");
         fs::copy(busybox, rootfs.root().join("busybox")).expect("copy busybox");
+        if plan.big_mib > 0 {
+            let big = File::create(rootfs.root().join("big")).expect("make a big file");
+            big.set_len(plan.big_mib << 20).expect("make it big");
+        }
         let configuration = plan.configuration(id).to_string();
         fs::write(rootfs.folder().join("config.json"), configuration).expect("write config.json");
         Self { id: id.to_owned(), rootfs, dialog: None }

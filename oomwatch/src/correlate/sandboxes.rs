@@ -86,11 +86,7 @@ impl Sandboxes {
         let incident_id = entry.open_incident(crossed.boot_ns).unwrap_or(incident_id);
         entry.warned = crossed.line != MemoryLine::Recovered;
         entry.incident_id = Some(incident_id.clone());
-        Some(Finding {
-            subject: entry.subject(),
-            sandbox: Some(entry.of()),
-            ..warning(crossed, incident_id)
-        })
+        Some(Finding { subject: entry.subject(), sandbox: Some(entry.of()), ..warning(crossed, incident_id) })
     }
 
     /// Whose sandbox a victim belonged to: the one whose process it was, else the innermost by its cgroup.

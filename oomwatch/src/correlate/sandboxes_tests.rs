@@ -1,11 +1,7 @@
 //! Whose sandbox a victim belonged to, and which incident.
 
 use super::*;
-use crate::{
-    cgroup_path::CgroupPath,
-    observation::WorkloadKey,
-    workload::Workload,
-};
+use crate::{cgroup_path::CgroupPath, observation::WorkloadKey, workload::Workload};
 
 const SECOND: u64 = 1_000_000_000;
 const TICK_NS: u64 = 10_000_000;

@@ -45,7 +45,8 @@ impl Case {
 
     fn effective(&self) -> Option<Limit> {
         let Self { cgroup, states, bundle_limit, args } = self;
-        Readings { host_bytes: HOST, cgroup: *cgroup, states, incomplete: false, bundle_limit: *bundle_limit, args }.effective()
+        Readings { host_bytes: HOST, cgroup: *cgroup, states, incomplete: false, bundle_limit: *bundle_limit, args }
+            .effective()
     }
 }
 

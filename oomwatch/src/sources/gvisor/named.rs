@@ -100,10 +100,7 @@ impl Discovery {
         let containerd = Path::new(CONTAINERD_ROOTS);
         let namespaces = self.root.list(containerd, MAX_NAMESPACES).unwrap_or_default().names;
         let usual = USUAL_ROOTS.iter().map(PathBuf::from);
-        usual
-            .chain(namespaces.iter().map(|name| containerd.join(name)))
-            .chain(self.roots.iter().cloned())
-            .collect()
+        usual.chain(namespaces.iter().map(|name| containerd.join(name))).chain(self.roots.iter().cloned()).collect()
     }
 
     /// The process that a state file names. The file may be left from a sandbox that is gone, and its process id given

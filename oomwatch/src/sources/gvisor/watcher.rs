@@ -409,7 +409,9 @@ impl Watcher {
         let began_ns = clock::boot_ns();
         let measured = match watched.meter.read(&self.root, began_ns, near) {
             Ok(measured) => measured,
-            Err(MeterError::Host(HostError::Gone { .. })) if !self.discovery.lives(id) => return self.ended(id, now_ns),
+            Err(MeterError::Host(HostError::Gone { .. })) if !self.discovery.lives(id) => {
+                return self.ended(id, now_ns);
+            }
             Err(error) => {
                 if std::mem::replace(&mut watched.measurable, false) {
                     self.stats.resolution_failed(UNMEASURABLE, 1);

@@ -11,12 +11,11 @@ const ALLOWED_PERCENT: u64 = 3;
 
 /// What the kernel charges the cgroup with and cannot take back.
 fn truth(cgroup: &Cgroup) -> u64 {
-    let (usage, reclaimable): (&str, &[&str]) = match memory_cgroup_version() {
-        1 => ("memory.usage_in_bytes", &["total_active_file", "total_inactive_file"]),
-        _ => ("memory.current", &["active_file", "inactive_file", "slab_reclaimable"]),
+    let reclaimable: &[&str] = match memory_cgroup_version() {
+        1 => &["total_active_file", "total_inactive_file"],
+        _ => &["active_file", "inactive_file", "slab_reclaimable"],
     };
-    let usage: u64 = cgroup.read(usage).trim().parse().expect("a number");
-    usage - reclaimable.iter().map(|key| cgroup.counter("memory.stat", key)).sum::<u64>()
+    cgroup.usage() - reclaimable.iter().map(|key| cgroup.counter("memory.stat", key)).sum::<u64>()
 }
 
 fn check(agent: &AskedAgent<'_>, estimator: &str, sandbox: &Sandbox, workload: &str) {

@@ -1,8 +1,7 @@
 //! The agent in a container: process ids and mounts of its own, the host below `--host-root`.
 
-use std::{path::Path, process::Command, thread};
+use std::{path::Path, process::Command};
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use support::{Agent, Output, Plan, Runsc, agent_command, require};
 
 /// Starts the agent as the first process of a pid namespace and with a `/proc` of its own, and has it run until the
@@ -20,13 +19,7 @@ fn start_in_a_container(host: &Path) -> Agent {
             None => command.env_remove(name),
         };
     }
-    // Of this thread alone; the agent is its only child.
-    let child = thread::spawn(move || {
-        // SAFETY: no file table is unshared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.expect("a pid namespace");
-        Agent::spawn(&mut command)
-    });
-    Agent::of_process(Output::Json, child.join().expect("start the agent"))
+    Agent::start_in_new_pids(Output::Json, command)
 }
 
 #[test]

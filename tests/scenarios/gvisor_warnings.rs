@@ -107,8 +107,9 @@ fn one_allocation_that_grew_to_96_percent_is_warned_of_where_the_sum_of_rss_sees
         assert_eq!(early.of_kind("near_limit"), Vec::<&Event>::new(), "warned below the threshold");
         // What the kernel cannot take back.
         let charge = || {
-            let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
-            usage - cgroup.counter("memory.stat", "active_file") - cgroup.counter("memory.stat", "inactive_file")
+            cgroup.usage()
+                - cgroup.counter("memory.stat", "active_file")
+                - cgroup.counter("memory.stat", "inactive_file")
         };
         while charge() < 256 * MIB / 100 * 96 {
             sandbox.go();
@@ -123,10 +124,6 @@ fn one_allocation_that_grew_to_96_percent_is_warned_of_where_the_sum_of_rss_sees
         assert_eq!(events.kills_below(cgroup.path()).len(), 0);
         assert_eq!(events.of_kind("near_limit").len(), 1, "{events:#?}");
     }
-}
-
-fn usage_file() -> &'static str {
-    if support::memory_cgroup_version() == 1 { "memory.usage_in_bytes" } else { "memory.current" }
 }
 
 #[test]
@@ -208,8 +205,7 @@ fn limit_file() -> &'static str {
 /// Brings the limit of a sandbox' cgroup down to a little more than its memory.
 fn lower_limit(sandbox: &Sandbox) -> u64 {
     let cgroup = sandbox.cgroup();
-    let usage: u64 = cgroup.read(usage_file()).trim().parse().expect("a number");
-    let limit = (usage + usage / 50) & !0xfff;
+    let limit = (cgroup.usage() / 50 * 51) & !0xfff;
     cgroup.write(limit_file(), &limit.to_string());
     limit
 }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{UnshareFlags, unshare_unsafe},
+};
 
 use crate::{EVENT_TIMEOUT, Event, Finished, PROCESS_TIMEOUT, stream::EventStream, wait_for};
 
@@ -62,17 +65,21 @@ impl Agent {
 
     /// A command for the agent, which must come to watch.
     pub fn start_command(output: Output, command: &mut Command) -> Self {
-        Self::of_process(output, Self::spawn(command))
+        Self::of_process(output, spawn(command))
     }
 
-    /// Starts a command for the agent, for [`Self::of_process`].
-    pub fn spawn(command: &mut Command) -> Child {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("start the agent")
+    /// The same as the first process of a pid namespace.
+    pub fn start_in_new_pids(output: Output, mut command: Command) -> Self {
+        // The namespace is that of this thread's children, of which the agent is the only one.
+        let child = thread::spawn(move || {
+            // SAFETY: no file table is unshared.
+            unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.expect("a pid namespace");
+            spawn(&mut command)
+        });
+        Self::of_process(output, child.join().expect("start the agent"))
     }
 
-    /// A process that becomes the agent, which must come to watch.
-    pub fn of_process(output: Output, mut child: Child) -> Self {
+    fn of_process(output: Output, mut child: Child) -> Self {
         let stdout = Lines::of(child.stdout.take().expect("the agent's output"));
         let stderr = Lines::of(child.stderr.take().expect("the agent's log"));
         let mut agent = Self { child, output, stdout, stderr };
@@ -215,6 +222,11 @@ impl Agent {
         assert_eq!(status.code(), Some(0), "the agent did not end in order ({status}); its log:\n{stderr}");
         Finished { code: status.code(), signal: status.signal(), stdout, stderr }
     }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("start the agent")
 }
 
 impl Drop for Agent {

@@ -184,6 +184,12 @@ impl Cgroup {
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("read {}: {error}", file.display()))
     }
 
+    /// What it is charged with, bytes.
+    pub fn usage(&self) -> u64 {
+        let file = if memory_cgroup_version() == 1 { "memory.usage_in_bytes" } else { "memory.current" };
+        self.read(file).trim().parse().expect("a number")
+    }
+
     /// Processes in it.
     pub fn processes(&self) -> Vec<u32> {
         self.read("cgroup.procs").lines().map(|line| line.parse().expect("a process id")).collect()

@@ -87,14 +87,17 @@ impl Evidence {
         let mut peaks: Vec<u64> = runs.iter().map(|run| run.peak_bytes).collect();
         peaks.sort_unstable();
         let sum = |of: fn(&Run) -> u64| runs.iter().map(of).fold(0, u64::saturating_add);
+        let beside = group.beside();
+        let killed_at = runs.iter().filter_map(|run| run.killed_at_bytes);
+        let peak_beside = beside.map(|beside| beside.peak_bytes);
         Self {
             runs: group.earlier_runs.saturating_add(runs.len() as u64),
             watched_seconds: sum(|run| run.last_seconds.saturating_sub(run.first_seconds)),
-            highest_peak_bytes: peaks.last().copied().unwrap_or_default(),
+            highest_peak_bytes: peaks.last().copied().max(peak_beside).unwrap_or_default(),
             typical_peak_bytes: peaks.get(peaks.len() / 2).copied().unwrap_or_default(),
-            kills: sum(|run| run.kills),
-            warnings: sum(|run| run.warnings),
-            killed_at_bytes: runs.iter().filter_map(|run| run.killed_at_bytes).max(),
+            kills: sum(|run| run.kills).saturating_add(group.earlier_kills),
+            warnings: sum(|run| run.warnings).saturating_add(group.earlier_warnings),
+            killed_at_bytes: killed_at.chain(beside.and_then(|beside| beside.killed_at_bytes)).max(),
         }
     }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::history::Beside;
 
 fn run(peak_mib: u64, limit_mib: Option<u64>) -> Run {
     Run {
@@ -22,7 +23,7 @@ fn killed(peak_mib: u64, limit_mib: u64) -> Run {
 }
 
 fn advice(runs: impl IntoIterator<Item = Run>) -> Advice {
-    advise("web", &Group { runs: runs.into_iter().collect(), earlier_runs: 0 })
+    advise("web", &Group { runs: runs.into_iter().collect(), ..Group::default() })
 }
 
 fn said(runs: impl IntoIterator<Item = Run>) -> (Verdict, Option<u64>, String) {
@@ -123,7 +124,7 @@ proptest! {
         runs in prop::collection::vec(any_run(), 0..20),
         earlier_runs in any::<u64>(),
     ) {
-        let advice = advise("web", &Group { runs: runs.into(), earlier_runs });
+        let advice = advise("web", &Group { runs: runs.into(), earlier_runs, ..Group::default() });
         let suggested = advice.suggested_limit_bytes;
         if let Some(suggested) = suggested {
             prop_assert!(suggested >= advice.evidence.highest_peak_bytes);
@@ -138,4 +139,14 @@ proptest! {
         }
         prop_assert!(advice.evidence.typical_peak_bytes <= advice.evidence.highest_peak_bytes);
     }
+}
+
+#[test]
+fn replicas_beside_the_remembered_runs_count_too() {
+    let mut group = Group { runs: (0..16).map(|_| run(60, Some(256))).collect(), ..Group::default() };
+    assert_eq!(advise("web", &group).verdict, Verdict::Wasteful);
+    group.beside = Some(Beside { last_seconds: u64::MAX, peak_bytes: 250 * MIB, killed_at_bytes: None });
+    (group.earlier_runs, group.earlier_kills) = (4, 3);
+    let advice = advise("web", &group);
+    assert_eq!((advice.verdict, advice.evidence.runs, advice.evidence.kills), (Verdict::TooSmall, 20, 3), "{advice:?}");
 }

@@ -13,6 +13,8 @@ pub const VERSION: u32 = 1;
 const MAX_GROUPS: usize = 1024;
 /// Runs of one workload remembered, the latest.
 const MAX_RUNS: usize = 16;
+/// Runs before those that are still known by their ids: more replicas than that of one workload on a host are rare.
+const MAX_GONE: usize = 64;
 /// Longest name kept, characters.
 const MAX_NAME: usize = 256;
 
@@ -31,6 +33,30 @@ pub struct Group {
     /// Runs before those.
     #[serde(default)]
     pub earlier_runs: u64,
+    /// Kills in runs before those.
+    #[serde(default)]
+    pub earlier_kills: u64,
+    /// Warnings of runs before those.
+    #[serde(default)]
+    pub earlier_warnings: u64,
+    /// Runs that live on though as many newer ones are remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+    /// Ids of the last runs before those.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub gone: VecDeque<String>,
+}
+
+/// What is remembered of runs that are seen still and have no place among the latest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// When one of them was last measured.
+    pub last_seconds: u64,
+    /// The most memory that one of them held.
+    pub peak_bytes: u64,
+    /// The highest limit of its own that killed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed_at_bytes: Option<u64>,
 }
 
 /// One run: a container or cgroup from its beginning to its end.
@@ -100,8 +126,9 @@ impl History {
         Ok(history)
     }
 
-    /// Takes in what is known of a run now. Its kills and warnings are those since the last call.
-    pub fn observe(&mut self, name: &str, run: Run) {
+    /// Takes in what is known of a run now. Its kills and warnings are those since the last call. `is_known`: it is not
+    /// the first call for this run.
+    pub fn observe(&mut self, name: &str, run: Run, is_known: bool) {
         if !self.groups.contains_key(name) {
             while self.groups.len() >= MAX_GROUPS {
                 self.forget_oldest();
@@ -116,6 +143,8 @@ impl History {
             known.kills = known.kills.saturating_add(run.kills);
             known.killed_at_bytes = known.killed_at_bytes.max(run.killed_at_bytes);
             known.warnings = known.warnings.saturating_add(run.warnings);
+        } else if is_known || group.gone.contains(&run.id) {
+            group.observe_beside(&run);
         } else {
             group.runs.push_back(run);
             group.bound();
@@ -138,9 +167,39 @@ impl History {
 impl Group {
     fn bound(&mut self) {
         while self.runs.len() > MAX_RUNS {
-            self.runs.pop_front();
+            let Some(run) = self.runs.pop_front() else { break };
             self.earlier_runs = self.earlier_runs.saturating_add(1);
+            self.count_earlier(&run);
+            self.gone.push_back(run.id);
         }
+        while self.gone.len() > MAX_GONE {
+            self.gone.pop_front();
+        }
+    }
+
+    fn count_earlier(&mut self, run: &Run) {
+        self.earlier_kills = self.earlier_kills.saturating_add(run.kills);
+        self.earlier_warnings = self.earlier_warnings.saturating_add(run.warnings);
+    }
+
+    /// A run that newer ones took the place of is still seen.
+    fn observe_beside(&mut self, run: &Run) {
+        self.count_earlier(run);
+        let still = self.beside.take().filter(|beside| beside.last_seconds >= self.oldest_seconds());
+        self.beside = Some(Beside {
+            last_seconds: still.as_ref().map_or(0, |beside| beside.last_seconds).max(run.last_seconds),
+            peak_bytes: still.as_ref().map_or(0, |beside| beside.peak_bytes).max(run.peak_bytes),
+            killed_at_bytes: still.and_then(|beside| beside.killed_at_bytes).max(run.killed_at_bytes),
+        });
+    }
+
+    /// Runs beside the remembered ones, unless all of these are newer.
+    pub fn beside(&self) -> Option<&Beside> {
+        self.beside.as_ref().filter(|beside| beside.last_seconds >= self.oldest_seconds())
+    }
+
+    fn oldest_seconds(&self) -> u64 {
+        self.runs.iter().map(|run| run.last_seconds).min().unwrap_or_default()
     }
 
     /// When it was last seen.
@@ -177,81 +236,5 @@ fn without_tag(image: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(id: &str, seconds: u64) -> Run {
-        Run {
-            id: id.to_owned(),
-            first_seconds: seconds,
-            last_seconds: seconds,
-            peak_bytes: 100,
-            limit_bytes: Some(200),
-            kills: 1,
-            killed_at_bytes: Some(200),
-            warnings: 2,
-        }
-    }
-
-    #[test]
-    fn a_run_that_outlives_the_agent_stays_one_run() {
-        let mut history = History::default();
-        history.observe("web", run("a", 10));
-        let json = serde_json::to_vec(&history).unwrap();
-        let mut history = History::parse(&json).unwrap();
-        history.observe("web", Run { peak_bytes: 150, limit_bytes: None, kills: 0, ..run("a", 20) });
-        let (_, group) = history.groups().next().unwrap();
-        let expected = Run { first_seconds: 10, peak_bytes: 150, limit_bytes: None, warnings: 4, ..run("a", 20) };
-        assert_eq!(group.runs, [expected]);
-    }
-
-    #[test]
-    fn runs_and_workloads_are_bounded_and_the_oldest_go() {
-        let mut history = History::default();
-        for at in 0..40 {
-            history.observe("web", run(&at.to_string(), at));
-        }
-        let (_, group) = history.groups().next().unwrap();
-        assert_eq!((group.runs.len(), group.earlier_runs), (MAX_RUNS, 24));
-        assert_eq!(group.runs[0].id, "24");
-        for at in 0..2000 {
-            history.observe(&format!("w{at}"), run("a", 1000 + at));
-        }
-        assert_eq!(history.groups.len(), MAX_GROUPS);
-        assert!(!history.groups.contains_key("web") && history.groups.contains_key("w1999"));
-    }
-
-    #[test]
-    fn what_is_no_history_is_refused() {
-        for text in
-            ["", "{", "[]", "{}", "null", r#"{"version":"1"}"#, r#"{"version":1}"#, r#"{"version":1,"groups":7}"#]
-        {
-            assert!(matches!(History::parse(text.as_bytes()), Err(HistoryError::Malformed(_))), "{text}");
-        }
-        let other = History::parse(br#"{"version":2,"groups":{},"more":1}"#);
-        assert!(matches!(other, Err(HistoryError::OtherVersion(2))), "{other:?}");
-    }
-
-    #[test]
-    fn runs_are_gathered_under_a_name_that_the_next_one_has_too() {
-        let of = |namespace: Option<&str>, container: Option<&str>, image: Option<&str>, id: &str| {
-            name(&Workload {
-                pod_namespace: namespace.map(str::to_owned),
-                container_name: container.map(str::to_owned),
-                image: image.map(str::to_owned),
-                container_id: Some(id.to_owned()),
-                ..Workload::default()
-            })
-        };
-        let long = "f".repeat(64);
-        assert_eq!(of(Some("shop"), Some("web"), Some("reg:5000/web:1.2"), &long).unwrap(), "shop/web (reg:5000/web)");
-        assert_eq!(of(Some("shop"), Some("web"), None, &long).unwrap(), "shop/web");
-        assert_eq!(of(None, Some("web"), Some("nginx:1"), &long).unwrap(), "web");
-        assert_eq!(of(None, None, Some("reg:5000/nginx"), &long).unwrap(), "reg:5000/nginx");
-        assert_eq!(of(None, None, Some("nginx@sha256:0123"), &long).unwrap(), "nginx");
-        assert_eq!(of(None, None, None, "mine").unwrap(), "mine");
-        assert_eq!(of(None, None, None, &long), None);
-        assert_eq!(name(&Workload::from_path(b"/system.slice/cron.service")).unwrap(), "/system.slice/cron.service");
-        assert_eq!(of(None, Some(&"x".repeat(5000)), None, "a").unwrap().len(), MAX_NAME);
-    }
-}
+#[path = "history_tests.rs"]
+mod tests;

@@ -1,5 +1,7 @@
 //! What became of a container after a kill in it: it survived, or it ended, with which code. Pure; told once for each
-//! incident and container: at its end, or shortly before two seconds have passed.
+//! incident and container: at its end, or shortly before two seconds have passed. Of the incidents that a container has
+//! within that time, the first and the last have a verdict. One that survived is corrected where a later kill of the
+//! same incident ended the container.
 //!
 //! A container ends with its init or with its cgroup, a gVisor sandbox with its sentry. Ends and kills arrive in any
 //! order, for they travel in different rings, so ends are remembered.
@@ -113,7 +115,25 @@ struct Waiting {
     due_ns: u64,
     /// It is gone; only the code is still waited for.
     gone: bool,
+    /// That it survived was told of this incident.
+    is_told: bool,
     kill: Awaited,
+    /// The latest kill in it since: its verdict follows.
+    later: Option<Awaited>,
+}
+
+impl Waiting {
+    fn for_verdict(kill: Awaited) -> Self {
+        let due_ns = kill.killed_ns.saturating_add(VERDICT_AFTER_NS);
+        Self { due_ns, gone: false, is_told: false, kill, later: None }
+    }
+
+    /// What is waited for after this verdict: what the latest kill brings.
+    fn next(&mut self) -> Option<Self> {
+        let kill = self.later.take()?;
+        let is_told = kill.incident_id == self.kill.incident_id;
+        Some(Self { is_told, ..Self::for_verdict(kill) })
+    }
 }
 
 /// Verdicts awaited, and what ended of late.
@@ -136,15 +156,19 @@ impl Outcomes {
     pub(crate) fn killed(&mut self, kill: Awaited) -> Option<Verdict> {
         let end = kill.container.key().and_then(|key| self.ends.get(&key)).copied().unwrap_or_default();
         let gone = end.of(&kill).is_some();
-        if (gone && end.told) || self.waiting.iter().any(|other| other.kill.container.is(&kill.container)) {
+        if gone && end.told {
+            return None;
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|other| other.kill.container.is(&kill.container)) {
+            waiting.later = Some(kill);
             return None;
         }
         if gone && !self.lacks_code(&kill.container, end) {
             return Some(self.ended(kill));
         }
         if self.waiting.len() < CAPACITY {
-            let wait = if gone { CODE_AFTER_NS } else { VERDICT_AFTER_NS };
-            self.waiting.push(Waiting { due_ns: kill.killed_ns.saturating_add(wait), gone, kill });
+            let due_ns = kill.killed_ns.saturating_add(if gone { CODE_AFTER_NS } else { VERDICT_AFTER_NS });
+            self.waiting.push(Waiting { due_ns, gone, ..Waiting::for_verdict(kill) });
         }
         None
     }
@@ -185,18 +209,22 @@ impl Outcomes {
         is_populated: impl Fn(Option<MemcgId>, &CgroupPath) -> bool,
     ) -> Vec<Verdict> {
         let due: Vec<_> = self.waiting.extract_if(.., |waiting| waiting.due_ns <= now_ns).collect();
-        let verdict = |Waiting { gone, kill, .. }: Waiting| {
-            let survived = match &kill.container {
+        let mut verdicts = Vec::new();
+        for mut waiting in due {
+            let survived = match &waiting.kill.container {
                 Container::Cgroup { path, id } => is_populated(*id, path),
-                Container::Sandbox { .. } => !gone,
+                Container::Sandbox { .. } => !waiting.gone,
             };
-            if survived {
-                Verdict { awaited: kill, survived, exit_code: None, ended_ns: None }
-            } else {
-                self.ended(kill)
+            if !survived {
+                verdicts.extend(self.over(waiting));
+                continue;
             }
-        };
-        due.into_iter().map(verdict).collect()
+            self.waiting.extend(waiting.next());
+            if !waiting.is_told {
+                verdicts.push(Verdict { awaited: waiting.kill, survived, exit_code: None, ended_ns: None });
+            }
+        }
+        verdicts
     }
 
     /// When [`Self::due`] has something next.
@@ -209,7 +237,23 @@ impl Outcomes {
         let (settled, waiting): (Vec<_>, _) =
             std::mem::take(&mut self.waiting).into_iter().partition(|waiting| self.is_settled(&waiting.kill, keys));
         self.waiting = waiting;
-        settled.into_iter().map(|settled| self.ended(settled.kill)).collect()
+        settled.into_iter().flat_map(|settled| self.over(settled)).collect()
+    }
+
+    /// A container is no more: the verdicts of all its incidents that wait.
+    fn over(&mut self, mut waiting: Waiting) -> Vec<Verdict> {
+        let next = waiting.next();
+        let mut verdicts = vec![self.ended(waiting.kill)];
+        if let Some(next) = next.filter(|next| !next.is_told) {
+            let end = next.kill.container.key().and_then(|key| self.ends.get(&key));
+            if end.is_some_and(|end| end.of(&next.kill).is_none()) {
+                // That end was of an earlier container in the same cgroup.
+                self.waiting.push(next);
+            } else {
+                verdicts.push(self.ended(next.kill));
+            }
+        }
+        verdicts
     }
 
     fn is_settled(&self, kill: &Awaited, keys: &[WorkloadKey]) -> bool {

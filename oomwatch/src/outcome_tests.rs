@@ -42,15 +42,70 @@ fn due(outcomes: &mut Outcomes, now_ns: u64, populated: bool) -> Vec<Verdict> {
 }
 
 #[test]
-fn a_verdict_is_due_once_for_each_container() {
+fn a_verdict_is_due_once_for_each_incident_and_container() {
     let mut outcomes = outcomes();
-    for (incident_id, container, killed_ns) in [("a", 1, 0), ("a", 1, 5), ("b", 1, 9), ("a", 2, 7)] {
+    for (incident_id, container, killed_ns) in [("a", 1, 0), ("a", 1, 5), ("a", 2, 7), ("a", 1, 9)] {
         assert_eq!(outcomes.killed(kill(incident_id, container, killed_ns)), None);
     }
     assert!(due(&mut outcomes, SECOND, true).is_empty());
     assert_eq!(outcomes.next_deadline(), Some(VERDICT_AFTER_NS));
-    assert_eq!(due(&mut outcomes, 2 * SECOND, true), [survived(kill("a", 1, 0)), survived(kill("a", 2, 7))]);
+    assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS, true), [survived(kill("a", 1, 0))]);
+    assert_eq!(due(&mut outcomes, 2 * SECOND, true), [survived(kill("a", 2, 7))]);
     assert_eq!(outcomes.next_deadline(), None);
+}
+
+#[test]
+fn another_incident_while_a_verdict_is_awaited_has_one_of_its_own() {
+    let second = 175 * SECOND / 100;
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 0));
+    outcomes.killed(kill("b", 1, second));
+    assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS, true), [survived(kill("a", 1, 0))]);
+    let end = outcomes.exited(&[cgroup(1)], VERDICT_AFTER_NS + 1, 137);
+    assert_eq!(end, [ended(kill("b", 1, second), Some(137), VERDICT_AFTER_NS + 1)]);
+    assert!(due(&mut outcomes, u64::MAX, true).is_empty());
+
+    outcomes.killed(kill("a", 2, 0));
+    outcomes.killed(kill("b", 2, SECOND));
+    outcomes.killed(kill("c", 2, second));
+    assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS, true), [survived(kill("a", 2, 0))]);
+    assert_eq!(outcomes.next_deadline(), Some(second + VERDICT_AFTER_NS));
+    assert_eq!(
+        due(&mut outcomes, 4 * SECOND, true),
+        [survived(kill("c", 2, second))],
+        "of a storm, the first and the last"
+    );
+}
+
+#[test]
+fn an_end_while_a_verdict_is_awaited_is_that_of_both_incidents() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    outcomes.killed(kill("b", 1, 20));
+    let both = [ended(kill("a", 1, 10), Some(137), 30), ended(kill("b", 1, 20), Some(137), 30)];
+    assert_eq!(outcomes.exited(&[cgroup(1)], 30, 137), both);
+
+    outcomes.killed(kill("a", 2, 10));
+    outcomes.killed(kill("b", 2, 20));
+    let codes: Vec<_> =
+        due(&mut outcomes, 2 * SECOND, false).into_iter().map(|told| (told.awaited, told.survived)).collect();
+    assert_eq!(codes, [(kill("a", 2, 10), false), (kill("b", 2, 20), false)]);
+
+    outcomes.killed(kill("a", 3, 10));
+    outcomes.killed(kill("b", 3, 40));
+    let first = outcomes.exited(&[cgroup(3)], 30, 1);
+    assert_eq!(first, [ended(kill("a", 3, 10), Some(1), 30)], "the next container is in that cgroup already");
+    assert_eq!(due(&mut outcomes, 4 * SECOND, true), [survived(kill("b", 3, 40))]);
+}
+
+#[test]
+fn a_late_kill_of_the_same_incident_that_ends_the_container_corrects_its_verdict() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill_in_sandbox("a", 0));
+    outcomes.killed(kill_in_sandbox("a", SECOND));
+    assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS, true), [survived(kill_in_sandbox("a", 0))]);
+    let end = outcomes.exited(&[WorkloadKey::Sandbox(KEY)], 2 * SECOND, 137);
+    assert_eq!(end, [ended(kill_in_sandbox("a", SECOND), Some(137), 2 * SECOND)]);
 }
 
 #[test]

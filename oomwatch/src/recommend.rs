@@ -149,7 +149,7 @@ mod tests {
             killed_at_bytes: Some(64 * MIB),
             warnings: 0,
         };
-        history.observe("web\u{1b}[2J", run);
+        history.observe("web\u{1b}[2J", run, false);
         let advice: Vec<Advice> = history.groups().map(|(name, group)| advise(name, group)).collect();
         assert_eq!(
             text(&advice, Some(60)),

@@ -113,7 +113,8 @@ impl Correlator {
         match observation {
             Observation::Victim(victim) => self.victim(&victim, &mut out),
             Observation::RunEnded(ended) if ended.no_kill => {
-                out.extend(self.unkilled.seen_by_hook(&ended, self.incident_id(ended.boot_ns)).map(found));
+                let hit = self.unkilled.seen_by_hook(&ended);
+                out.extend(hit.map(|hit| self.without_kill(hit)));
             }
             Observation::RunEnded(ended) => out.extend(self.groups.run_ended(&ended).map(found)),
             Observation::CgroupMade(change) => {
@@ -124,13 +125,15 @@ impl Correlator {
                 self.kill_counters.removed(change.memcg);
                 self.cgroups.removed(change.memcg, change.boot_ns);
                 self.accounts.removed(change.memcg);
+                let hit = self.unkilled.removed(change.memcg);
+                out.extend(hit.map(|hit| self.without_kill(hit)));
             }
             Observation::KillTotal(total) => out.extend(self.accounts.read(total).then_some(Output::ReadAll)),
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
-                let incident_id = self.incident_id(counters.boot_ns);
-                out.extend(self.unkilled.read(&counters, incident_id).map(found));
+                let hit = self.unkilled.read(&counters);
+                out.extend(hit.map(|hit| self.without_kill(hit)));
             }
             Observation::Exec(_)
             | Observation::Exited(_)
@@ -193,7 +196,15 @@ impl Correlator {
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
         let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
+        let hits = self.unkilled.flush(now_ns);
+        out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
         out
+    }
+
+    /// A limit that was hit is an incident of its own.
+    fn without_kill(&self, (boot_ns, mut finding): (u64, Finding)) -> Output {
+        finding.incident_id = Some(self.incident_id(boot_ns));
+        found(finding)
     }
 
     /// The counters asked for cannot be had.
@@ -203,7 +214,10 @@ impl Correlator {
 
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
-        self.groups.expire(u64::MAX).into_iter().map(found).collect()
+        let mut out: Vec<Output> = self.groups.expire(u64::MAX).into_iter().map(found).collect();
+        let hits = self.unkilled.flush(u64::MAX);
+        out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
+        out
     }
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
@@ -239,3 +253,5 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unkilled_tests;

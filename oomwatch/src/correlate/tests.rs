@@ -7,17 +7,17 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 /// No hook but `mark_victim`: Linux 6.18 with fentry refused and no kprobes.
-const INFERRED: SourceFacts = SourceFacts { sees_killing: false, sees_run: false, sees_no_kill: false };
+pub(super) const INFERRED: SourceFacts = SourceFacts { sees_killing: false, sees_run: false, sees_no_kill: false };
 /// fentry or kprobe.
-const EXACT: SourceFacts = SourceFacts { sees_killing: true, sees_run: true, sees_no_kill: true };
+pub(super) const EXACT: SourceFacts = SourceFacts { sees_killing: true, sees_run: true, sees_no_kill: true };
 
-fn correlator(facts: SourceFacts) -> Correlator {
+pub(super) fn correlator(facts: SourceFacts) -> Correlator {
     Correlator::new(facts, "0123456789abcdef")
 }
 
-fn level(id: u64, depth: u32, usage_mib: u64, limit_mib: Option<u64>) -> Level {
+pub(super) fn level(id: u64, depth: u32, usage_mib: u64, limit_mib: Option<u64>) -> Level {
     Level {
         memcg: MemcgId { hierarchy: 0, id },
         depth,
@@ -51,11 +51,11 @@ fn victim(pid: u32, boot_ns: u64) -> Victim {
     }
 }
 
-fn run(started_ns: u64, killing: bool) -> Run {
+pub(super) fn run(started_ns: u64, killing: bool) -> Run {
     Run { started_ns, oom_memcg: Some(level(10, 1, 50, Some(50))), constraint: 3, victims: 1, killing: Some(killing) }
 }
 
-fn findings(outputs: Vec<Output>) -> Vec<Finding> {
+pub(super) fn findings(outputs: Vec<Output>) -> Vec<Finding> {
     let found = outputs.into_iter().filter_map(|output| match output {
         Output::Found(finding) => Some(*finding),
         Output::Read(_) | Output::ReadAll | Output::Await(_) => None,
@@ -63,7 +63,7 @@ fn findings(outputs: Vec<Output>) -> Vec<Finding> {
     found.collect()
 }
 
-fn observe(correlator: &mut Correlator, observation: Observation) -> Vec<Finding> {
+pub(super) fn observe(correlator: &mut Correlator, observation: Observation) -> Vec<Finding> {
     findings(correlator.observe(observation))
 }
 
@@ -77,7 +77,7 @@ fn kill(correlator: &mut Correlator, victim: Victim) -> Option<(Finding, OomKill
     }
 }
 
-fn counters(memcg: u64, boot_ns: u64) -> Counters {
+pub(super) fn counters(memcg: u64, boot_ns: u64) -> Counters {
     Counters {
         boot_ns,
         memcg: MemcgId { hierarchy: 0, id: memcg },
@@ -256,7 +256,7 @@ fn a_run_without_a_kill_is_told_once_and_then_summed() {
     assert_eq!(oom.count, Some(50));
 }
 
-fn futile(boot_ns: u64, local_oom: u64) -> Observation {
+pub(super) fn futile(boot_ns: u64, local_oom: u64) -> Observation {
     Observation::FutileReclaim(FutileReclaim {
         boot_ns,
         level: level(10, 1, 50, Some(50)),
@@ -306,6 +306,7 @@ fn pressure_that_is_relieved_is_nothing() {
     inferred.observe(futile(SECOND, 2));
     let read = Counters { local_oom: Some(2), ..counters(10, 2 * SECOND) };
     assert!(observe(&mut inferred, Observation::Counters(read)).is_empty());
+    assert!(inferred.tick(2 * SECOND).is_empty());
     assert_eq!(inferred.next_deadline(), None);
 }
 

@@ -15,7 +15,8 @@ use crate::{
 
 /// From the first futile reclaim to the verdict: a kill that relieves the memcg is told long before.
 const VERDICT_AFTER_NS: u64 = 1_000_000_000;
-/// Shortest time between two events of one memcg: a stuck process asks for the OOM killer all the time.
+/// Shortest time between two events of one memcg: a stuck process asks for the OOM killer all the time. What is counted
+/// in between is told at its end.
 const REPORT_EVERY_NS: u64 = 10_000_000_000;
 /// Memcgs watched at once.
 const CAPACITY: usize = 4096;
@@ -31,8 +32,10 @@ struct Watch {
     excused: bool,
     /// Highest counter `oom` seen.
     counted: u64,
-    /// Runs without a kill seen by the hook and not yet told.
-    hooked: u64,
+    /// Without a kill, and not yet told.
+    untold: u64,
+    /// The last of those.
+    last_ns: u64,
     /// When the question was raised that waits for its answer.
     raised_ns: Option<u64>,
     /// When a kill last relieved the memcg.
@@ -46,11 +49,16 @@ struct Watch {
 pub(super) struct Unkilled {
     watches: HashMap<MemcgId, Watch>,
     sees_no_kill: bool,
+    /// Not later than the first deadline of all watches.
+    next_ns: Option<u64>,
 }
+
+/// An `oom` and when the limit was hit, which makes its incident.
+type Hit = (u64, Finding);
 
 impl Unkilled {
     pub(super) fn new(sees_no_kill: bool) -> Self {
-        Self { watches: HashMap::new(), sees_no_kill }
+        Self { watches: HashMap::new(), sees_no_kill, next_ns: None }
     }
 
     /// A new memcg has counted nothing.
@@ -58,12 +66,15 @@ impl Unkilled {
         self.watches.remove(&memcg);
     }
 
+    /// A memcg is gone: what was not told of it yet.
+    pub(super) fn removed(&mut self, memcg: MemcgId) -> Option<Hit> {
+        let mut watch = self.watches.remove(&memcg)?;
+        watch.take(memcg, self.confidence())
+    }
+
     /// Reclaim was futile: raises the question.
     pub(super) fn futile_reclaim(&mut self, reclaim: FutileReclaim) {
-        if self.watches.len() >= CAPACITY && !self.watches.contains_key(&reclaim.level.memcg) {
-            self.forget_oldest();
-        }
-        let watch = self.watches.entry(reclaim.level.memcg).or_default();
+        let watch = self.watch(reclaim.level.memcg);
         watch.path = reclaim.path.or(watch.path.take());
         watch.level = Some(reclaim.level);
         if watch.judged.is_none() || watch.excused {
@@ -71,7 +82,19 @@ impl Unkilled {
             watch.excused = false;
         }
         watch.counted = watch.counted.max(reclaim.local_oom);
-        watch.raised_ns.get_or_insert(reclaim.boot_ns);
+        let raised_ns = *watch.raised_ns.get_or_insert(reclaim.boot_ns);
+        self.note_deadline(raised_ns.saturating_add(VERDICT_AFTER_NS));
+    }
+
+    fn watch(&mut self, memcg: MemcgId) -> &mut Watch {
+        if self.watches.len() >= CAPACITY && !self.watches.contains_key(&memcg) {
+            self.forget_oldest();
+        }
+        self.watches.entry(memcg).or_default()
+    }
+
+    fn note_deadline(&mut self, deadline_ns: u64) {
+        self.next_ns = Some(self.next_ns.map_or(deadline_ns, |next_ns| next_ns.min(deadline_ns)));
     }
 
     /// A kill relieves every memcg above the victim.
@@ -84,27 +107,53 @@ impl Unkilled {
     }
 
     /// The hook saw a run end without a kill.
-    pub(super) fn seen_by_hook(&mut self, ended: &RunEnded, incident_id: String) -> Option<Finding> {
+    pub(super) fn seen_by_hook(&mut self, ended: &RunEnded) -> Option<Hit> {
         let level = ended.run.oom_memcg?;
-        let watch = self.watches.entry(level.memcg).or_default();
+        let watch = self.watch(level.memcg);
         watch.level = Some(level);
-        watch.hooked += 1;
-        if watch.told_ns != 0 && ended.boot_ns < watch.told_ns.saturating_add(REPORT_EVERY_NS) {
-            return None;
+        watch.untold += 1;
+        watch.last_ns = ended.boot_ns;
+        self.tell(level.memcg, ended.boot_ns)
+    }
+
+    /// Tells what is untold of a memcg, or notes when that is due.
+    fn tell(&mut self, memcg: MemcgId, now_ns: u64) -> Option<Hit> {
+        let confidence = self.confidence();
+        let watch = self.watches.get_mut(&memcg)?;
+        match watch.quiet_until_ns().filter(|until_ns| now_ns < *until_ns) {
+            Some(until_ns) => {
+                self.note_deadline(until_ns);
+                None
+            }
+            None => watch.take(memcg, confidence),
         }
-        watch.told_ns = ended.boot_ns;
-        let count = std::mem::take(&mut watch.hooked);
-        Some(watch.finding(level.memcg, Some(count), ended.boot_ns, Confidence::Exact, incident_id))
     }
 
     /// Memcgs whose question is due.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Subject> {
-        let due = self.watches.iter().filter(|(_, watch)| watch.deadline().is_some_and(|due| due <= now_ns));
+        let due = self.watches.iter().filter(|(_, watch)| watch.question_ns().is_some_and(|due| due <= now_ns));
         due.map(|(memcg, watch)| Subject { memcg: *memcg, path: watch.path.clone() }).collect()
     }
 
+    /// What was counted while a memcg was quiet and is to be told now.
+    pub(super) fn flush(&mut self, now_ns: u64) -> Vec<Hit> {
+        if self.next_ns.is_none_or(|next_ns| now_ns < next_ns) {
+            return Vec::new();
+        }
+        let confidence = self.confidence();
+        let due = self.watches.iter_mut().filter(|(_, watch)| watch.flush_ns().is_some_and(|due| due <= now_ns));
+        let hits = due.filter_map(|(memcg, watch)| watch.take(*memcg, confidence)).collect();
+        self.next_ns = self.watches.values().filter_map(Watch::deadline).min();
+        hits
+    }
+
+    /// Who tells of it here.
+    fn confidence(&self) -> Confidence {
+        if self.sees_no_kill { Confidence::Exact } else { Confidence::Counted }
+    }
+
     /// Answers the question of one memcg.
-    pub(super) fn read(&mut self, counters: &Counters, incident_id: String) -> Option<Finding> {
+    pub(super) fn read(&mut self, counters: &Counters) -> Option<Hit> {
         let sees_no_kill = self.sees_no_kill;
         let watch = self.watches.get_mut(&counters.memcg)?;
         let raised_ns = watch.raised_ns.take()?;
@@ -116,24 +165,33 @@ impl Unkilled {
             return None;
         }
         let asked = watch.counted.saturating_sub(judged);
+        if asked > 0 && !sees_no_kill {
+            watch.untold += asked;
+            watch.last_ns = counters.boot_ns;
+            return self.tell(counters.memcg, counters.boot_ns);
+        }
+        // A process that waits is told once, without a number.
         let waits = counters.under_oom == Some(true);
-        let unkilled = waits || (asked > 0 && !sees_no_kill);
-        let quiet = watch.told_ns != 0 && counters.boot_ns < watch.told_ns.saturating_add(REPORT_EVERY_NS);
-        if !unkilled || quiet {
+        if !waits || watch.quiet_until_ns().is_some_and(|until_ns| counters.boot_ns < until_ns) {
             return None;
         }
         watch.told_ns = counters.boot_ns;
-        let count = (asked > 0).then_some(asked);
-        Some(watch.finding(counters.memcg, count, counters.boot_ns, Confidence::Counted, incident_id))
+        Some((counters.boot_ns, watch.finding(counters.memcg, None, counters.boot_ns, Confidence::Counted)))
     }
 
-    /// When [`Self::due`] has something next.
+    /// When [`Self::due`] or [`Self::flush`] has something next, at the earliest.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        self.watches.values().filter_map(Watch::deadline).min()
+        self.next_ns
+    }
+
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        self.watches.len()
     }
 
     fn forget_oldest(&mut self) {
-        let oldest = self.watches.iter().min_by_key(|(_, watch)| watch.killed_ns.max(watch.told_ns));
+        let oldest =
+            self.watches.iter().min_by_key(|(_, watch)| (watch.untold > 0, watch.killed_ns.max(watch.told_ns)));
         if let Some(memcg) = oldest.map(|(memcg, _)| *memcg) {
             self.watches.remove(&memcg);
         }
@@ -142,17 +200,29 @@ impl Unkilled {
 
 impl Watch {
     fn deadline(&self) -> Option<u64> {
+        self.question_ns().into_iter().chain(self.flush_ns()).min()
+    }
+
+    fn question_ns(&self) -> Option<u64> {
         self.raised_ns.map(|raised_ns| raised_ns.saturating_add(VERDICT_AFTER_NS))
     }
 
-    fn finding(
-        &self,
-        memcg: MemcgId,
-        count: Option<u64>,
-        boot_ns: u64,
-        confidence: Confidence,
-        incident_id: String,
-    ) -> Finding {
+    fn flush_ns(&self) -> Option<u64> {
+        self.quiet_until_ns().filter(|_| self.untold > 0)
+    }
+
+    fn quiet_until_ns(&self) -> Option<u64> {
+        (self.told_ns != 0).then(|| self.told_ns.saturating_add(REPORT_EVERY_NS))
+    }
+
+    /// What is untold, as told from now on.
+    fn take(&mut self, memcg: MemcgId, confidence: Confidence) -> Option<Hit> {
+        let count = std::mem::take(&mut self.untold);
+        self.told_ns = if count > 0 { self.last_ns.max(self.quiet_until_ns().unwrap_or(0)) } else { self.told_ns };
+        (count > 0).then(|| (self.last_ns, self.finding(memcg, Some(count), self.last_ns, confidence)))
+    }
+
+    fn finding(&self, memcg: MemcgId, count: Option<u64>, boot_ns: u64, confidence: Confidence) -> Finding {
         let oom_memcg = Memcg {
             path: self.path.as_ref().map(|path| escape(path.as_bytes())),
             id: memcg.id,
@@ -165,7 +235,7 @@ impl Watch {
             severity: Severity::Warning,
             source: if confidence == Confidence::Exact { Source::Bpf } else { Source::Cgroup },
             confidence,
-            incident_id: Some(incident_id),
+            incident_id: None,
             subject: Some(Subject { memcg, path: self.path.clone() }),
             sandbox: None,
             limit_depth: None,

@@ -26,6 +26,16 @@ const NAMED_AFTER_NS: u64 = 8_000_000_000;
 /// How long the end waits for the disk.
 const LAST_SAVE: Duration = Duration::from_secs(1);
 
+/// What the history holds of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counted {
+    /// Of the group that it is in.
+    name: String,
+    kills: u64,
+    warnings: u64,
+    ended: bool,
+}
+
 /// The history and its file.
 #[derive(Debug)]
 pub(super) struct Recollection {
@@ -33,8 +43,8 @@ pub(super) struct Recollection {
     /// `None` where nothing is to be kept.
     folder: Option<PathBuf>,
     boot_tag: String,
-    /// Kills and warnings that are in the history already.
-    counted: HashMap<WorkloadKey, (u64, u64)>,
+    /// What is in the history already.
+    counted: HashMap<WorkloadKey, Counted>,
     save_ns: u64,
     /// Tells the end of the save under way.
     saving: Option<Receiver<()>>,
@@ -65,18 +75,28 @@ impl Recollection {
         for entry in inventory.entries() {
             let Some(seen) = seen(entry, now_ns) else { continue };
             let Some(name) = history::name(&entry.workload) else { continue };
-            let counted = self.counted.insert(entry.key, (entry.kills, entry.near_limits)).unwrap_or_default();
+            let now = Counted {
+                name: name.clone(),
+                kills: entry.kills,
+                warnings: entry.near_limits,
+                ended: entry.ended_ns.is_some(),
+            };
+            let before = self.counted.insert(entry.key, now.clone());
+            if now.ended && before.as_ref() == Some(&now) {
+                continue;
+            }
+            let (kills, warnings) = before.as_ref().map_or((0, 0), |before| (before.kills, before.warnings));
             let run = Run {
                 id: self.run_id(entry.key),
                 first_seconds: seconds(seen.0),
                 last_seconds: seconds(seen.1),
                 peak_bytes: entry.peak_bytes,
                 limit_bytes: entry.limit_bytes(),
-                kills: entry.kills.saturating_sub(counted.0),
+                kills: now.kills.saturating_sub(kills),
                 killed_at_bytes: entry.killed_at_bytes,
-                warnings: entry.near_limits.saturating_sub(counted.1),
+                warnings: now.warnings.saturating_sub(warnings),
             };
-            self.history.observe(&name, run);
+            self.history.observe(&name, run, before.is_some_and(|before| before.name == name));
         }
     }
 

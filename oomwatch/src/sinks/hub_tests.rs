@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{worker::Worker, *};
-use crate::event::{AgentStopped, Body, Confidence, SCHEMA, Severity, Source};
+use crate::event::{AgentStopped, Body, Confidence, Loss, LossStage, SCHEMA, Severity, Source};
 
 pub(super) fn event(seq: u64) -> Event {
     let stopped = AgentStopped {
@@ -147,4 +147,33 @@ fn a_worker_that_hangs_is_waited_for_no_longer_than_asked() {
     assert!(!worker.finish(0));
     drop(release);
     assert!(worker.finish(u64::MAX));
+}
+
+/// What the pipeline tells of losses, handed to all sinks as it does: how often in so many rounds.
+fn told_in(sinks: &mut Sinks, rounds: u64) -> u64 {
+    let mut told = 0;
+    for round in 1..=rounds {
+        for (sink, lost) in sinks.take_losses(round * TELL_AGAIN_NS) {
+            told += 1;
+            let loss = Loss { stage: LossStage::Sink, lost, records: None, sink: Some(sink.into()) };
+            sinks.deliver(Event { body: Body::Loss(loss), ..event(100 + round) });
+        }
+    }
+    told
+}
+
+#[test]
+fn the_news_of_a_loss_is_no_loss_of_the_sink_that_it_is_about() {
+    let mut sinks = Sinks::new(vec![Box::new(Room::with(0)), Box::new(Room::with(99))]);
+    sinks.deliver(event(1));
+    assert_eq!(told_in(&mut sinks, 20), 1, "one event was lost");
+    assert_eq!(sinks.next_deadline(), None);
+}
+
+#[test]
+fn the_news_of_a_loss_is_a_loss_of_another_sink_that_is_full() {
+    let lost = Loss { stage: LossStage::Sink, lost: 1, records: None, sink: Some("other".into()) };
+    let mut sinks = Sinks::new(vec![Box::new(Room::with(0))]);
+    sinks.deliver(Event { body: Body::Loss(lost), ..event(1) });
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS), [("room", 1)]);
 }

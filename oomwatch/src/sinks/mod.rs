@@ -14,11 +14,7 @@ mod worker;
 
 use std::sync::{Arc, OnceLock};
 
-use crate::{
-    clock,
-    config::OutputFormat,
-    event::{Body, Event},
-};
+use crate::{clock, config::OutputFormat, event::Event};
 
 /// How long sinks may take at the end for what they still hold, together.
 pub const DRAIN_NS: u64 = 2_000_000_000;
@@ -110,7 +106,8 @@ impl Sinks {
         let delivery = Arc::new(Delivery::new(event));
         for slot in &mut self.slots {
             slot.has_room = slot.sink.take(&delivery);
-            slot.lost += u64::from(!slot.has_room);
+            // The news of its own losses is no loss: it would never end.
+            slot.lost += u64::from(!slot.has_room && !loss::is_of(slot.sink.name(), &delivery.event));
         }
         if self.look_ns.is_none() && self.is_any_busy() {
             self.look_ns = Some(clock::boot_ns().saturating_add(LOOK_AGAIN_NS));
@@ -172,10 +169,6 @@ impl Sinks {
 
 #[cfg(test)]
 mod hub_tests;
-/// Whether an event tells of what this very sink lost.
-fn is_loss_of(event: &Event, sink: &str) -> bool {
-    matches!(&event.body, Body::Loss(loss) if loss.sink.as_deref() == Some(sink))
-}
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 pub use self::command::checked;
 use self::{child::run, command::HookCommand};
-use super::{Delivery, Sink, is_loss_of};
+use super::{Delivery, Sink, loss};
 use crate::{
     clock,
     stop::{self, Stop, Stopper},
@@ -97,8 +97,7 @@ impl Sink for Hook {
         if !taken {
             self.counts.open.fetch_sub(1, Ordering::Relaxed);
         }
-        // The news of its own losses is no loss: it would never end.
-        taken || is_loss_of(&event.event, NAME)
+        taken
     }
 
     fn take_failed(&mut self) -> u64 {
@@ -179,7 +178,7 @@ impl Server {
     fn note(&mut self, ended: Result<Outcome, tokio::task::JoinError>) {
         let failure = match ended {
             Ok((_, Ok(()))) => None,
-            Ok((delivery, Err(reason))) => Some((!is_loss_of(&delivery.event, NAME), reason)),
+            Ok((delivery, Err(reason))) => Some((!loss::is_of(NAME, &delivery.event), reason)),
             Err(panic) => Some((true, panic.to_string())),
         };
         if let Some((counts, reason)) = failure {

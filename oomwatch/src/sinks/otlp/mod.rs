@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 pub use self::endpoint::{Endpoint, checked};
 use self::{export::Exporter, metrics::Counters, reader::Reader};
-use super::{Delivery, Sink, is_loss_of, worker::Worker};
+use super::{Delivery, Sink, loss, worker::Worker};
 use crate::{clock, host::HostRoot, pipeline::Request};
 
 const NAME: &str = "otlp";
@@ -79,7 +79,7 @@ fn deliver_with(
             Err(reason) => {
                 tracing::warn!(events = batch.len(), "events are lost to the OTLP collector: {reason}");
                 // The news of its own losses is no loss: it would never end.
-                batch.iter().filter(|delivery| !is_loss_of(&delivery.event, NAME)).count() as u64
+                batch.iter().filter(|delivery| !loss::is_of(NAME, &delivery.event)).count() as u64
             }
         };
         done.fetch_add(batch.len() as u64, Ordering::Release);
@@ -101,7 +101,7 @@ impl Sink for Otlp {
         self.counters.count(&event.event);
         let taken = self.worker.take(event);
         self.taken += u64::from(taken);
-        taken || is_loss_of(&event.event, NAME)
+        taken
     }
 
     fn take_failed(&mut self) -> u64 {

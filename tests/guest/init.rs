@@ -79,10 +79,16 @@ fn prepare(with_cgroup1: bool) -> Result<(), Box<dyn Error>> {
         mount_new(kind, place, None)?;
     }
     fs::create_dir_all("/root")?;
-    if with_cgroup1 { cgroups::mount_v1()? } else { cgroups::mount_v2()? }
+    if with_cgroup1 {
+        cgroups::mount_v1()?
+    } else {
+        cgroups::mount_v2()?
+    }
     busybox(&["--install", "-s", "/bin"])?;
     // Where a host has it, whatever else is there.
     symlink("/bin/busybox", "/usr/bin/env")?;
+    // runc executes itself by descriptor, and TOMOYO of old kernels wants to see the name of that.
+    symlink("/proc/self/fd", "/dev/fd")?;
     busybox(&["ip", "link", "set", "lo", "up"])?;
     // The version of the package, which is that of the kernel without a distribution's own counting.
     let version = fs::read_to_string("/proc/version")?;

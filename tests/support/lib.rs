@@ -37,7 +37,7 @@ pub use self::{
     container::{Container, Runtime},
     dockerd::{DockerContainer, Dockerd},
     event::{Event, Events, unescaped},
-    expected::{ExpectedKill, Window, kernel_names_the_limit},
+    expected::{ExpectedKill, Window, kernel_names_the_limit, marks_carry_the_task},
     freezer::Freezer,
     hog::{Gate, Hog},
     http::{Reply, ask, get},

@@ -120,7 +120,11 @@ fn all() -> impl Iterator<Item = Guest> {
 /// The guests with these names (`5.10.218-v1`) or beginnings of them (`5.10`, `7`); all if there is no name.
 pub(super) fn select(names: &[String]) -> anyhow::Result<Vec<Guest>> {
     for name in names {
-        ensure!(all().any(|guest| is_beginning(name, &guest.to_string())), "no kernel {name} here; there are {}", known());
+        ensure!(
+            all().any(|guest| is_beginning(name, &guest.to_string())),
+            "no kernel {name} here; there are {}",
+            known()
+        );
     }
     let wanted = |guest: &Guest| names.iter().any(|name| is_beginning(name, &guest.to_string()));
     Ok(all().filter(|guest| names.is_empty() || wanted(guest)).collect())

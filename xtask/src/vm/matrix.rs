@@ -57,8 +57,7 @@ pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Resul
     let booted = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let booted = booted.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     summarize(&booted, begin.elapsed());
-    let failed: Vec<_> =
-        booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.guest.to_string()).collect();
+    let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.guest.to_string()).collect();
     if !failed.is_empty() {
         bail!("scenarios failed below Linux {}", failed.join(", "));
     }
@@ -74,14 +73,8 @@ fn boot_one(boot: &Boot, archive: &Path, filter: &str) -> anyhow::Result<Booted>
         arguments.push_str(&format!(" filter={filter}"));
     }
     let name = guest.to_string();
-    let machine = Machine {
-        image: &boot.image,
-        archive,
-        console: &console,
-        log: &log,
-        arguments: &arguments,
-        name: &name,
-    };
+    let machine =
+        Machine { image: &boot.image, archive, console: &console, log: &log, arguments: &arguments, name: &name };
     let ended = machine.run()?;
     let complaint = report::complaint(&guest, &ended, &console);
     match &complaint {

@@ -88,6 +88,9 @@ mod tests {
         assert!(of(&["--- storm"], "oh\nKernel panic - not syncing", false).contains("\n  Kernel panic"));
         assert!(of(&["--- storm"], "", true).starts_with("hang: it did not end in 0 s, and said last: --- storm"));
         assert!(of(&["--- storm"], "", false).starts_with("it ended before its verdict, and said last: --- storm"));
-        assert_eq!(of(&["init: Linux 5.10.21-1", "init: success"], "", false), "this was Linux 5.10.21-1, not 5.10.218");
+        assert_eq!(
+            of(&["init: Linux 5.10.21-1", "init: success"], "", false),
+            "this was Linux 5.10.21-1, not 5.10.218"
+        );
     }
 }

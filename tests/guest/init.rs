@@ -79,11 +79,8 @@ fn prepare(with_cgroup1: bool) -> Result<(), Box<dyn Error>> {
         mount_new(kind, place, None)?;
     }
     fs::create_dir_all("/root")?;
-    if with_cgroup1 {
-        cgroups::mount_v1()?
-    } else {
-        cgroups::mount_v2()?
-    }
+    let mount = if with_cgroup1 { cgroups::mount_v1 } else { cgroups::mount_v2 };
+    mount()?;
     busybox(&["--install", "-s", "/bin"])?;
     // Where a host has it, whatever else is there.
     symlink("/bin/busybox", "/usr/bin/env")?;

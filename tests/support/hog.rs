@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fs,
     io::{PipeReader, PipeWriter, pipe},
     os::unix::process::ExitStatusExt as _,
     process::{Command, ExitStatus, Stdio},
@@ -36,6 +37,17 @@ impl Hog {
     pub fn start_behind<S: AsRef<OsStr>>(gate: &Gate, steps: impl IntoIterator<Item = S>) -> Self {
         let input = gate.reader.try_clone().expect("share the gate");
         Self(Dialog::start_mute(command(steps).stdin(input).stdout(Stdio::null())))
+    }
+
+    /// Starts one that runs into the limit of a cgroup in which nobody may be killed. Where it may, it spares itself.
+    /// Else it lives in its parent's memory (`oom_badness` spares it), and the parent is elsewhere; that takes no
+    /// privilege. What it uses up by `fill` is memory of the kernel, for its address space belongs to the parent. Linux
+    /// 5.10 would charge that to the parent, too.
+    pub fn that_nobody_may_kill(cgroup: &crate::Cgroup, fill: &str) -> Self {
+        if may_be_spared() {
+            return Self::start(["oom-score-adj=-1000".into(), cgroup.join_step(), fill.into(), "wait".into()]);
+        }
+        Self::start(["vfork-child".into(), cgroup.join_step(), fill.into(), "wait".into(), "end".into()])
     }
 
     /// Where its program is.
@@ -85,6 +97,15 @@ impl Hog {
     pub fn is_alive(&mut self) -> bool {
         self.0.is_alive()
     }
+}
+
+/// Whether the kernel lets this process lower its score, which wants `CAP_SYS_RESOURCE`.
+fn may_be_spared() -> bool {
+    let own = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(own).expect("read the own score");
+    let may = fs::write(own, "-1000").is_ok();
+    fs::write(own, before.trim()).expect("take the own score back");
+    may
 }
 
 /// Where the program is.

@@ -11,8 +11,9 @@ mod qemu;
 mod report;
 mod shell;
 mod subset;
+pub(crate) mod truth;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use xshell::Shell;
 
 pub(crate) use self::{
@@ -21,7 +22,7 @@ pub(crate) use self::{
     shell::shell,
 };
 
-use self::matrix::Boot;
+use self::matrix::{Boot, Booted};
 use crate::setup::{self, Part};
 
 /// Boots the guests that `wanted` names (all if it is empty) and runs the scenarios.
@@ -38,5 +39,18 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
         boots.push(Boot { guest, image: kernel::fetch(sh, guest.kernel)? });
     }
     pack::pack(sh, files.path(), &archive)?;
-    matrix::run(&boots, &archive, filter)
+    let booted = matrix::run(&boots, &archive, filter)?;
+    let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.guest.to_string()).collect();
+    let truth = if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
+    if !failed.is_empty() {
+        bail!("scenarios failed below Linux {}", failed.join(", "));
+    }
+    truth
+}
+
+/// Holds the answers of these guests against the table in the documentation; writes it where all guests answered.
+fn tell_the_truth(booted: &[Booted], everywhere: bool) -> anyhow::Result<()> {
+    let measured: Vec<_> =
+        booted.iter().map(|it| truth::Measured::new(it.guest.to_string(), it.ended.lines.iter())).collect();
+    truth::update(&measured, everywhere)
 }

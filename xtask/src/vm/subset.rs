@@ -30,6 +30,7 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("sibling_victim", &[]),
     ("threads_and_sharers", &[]),
     ("tiers", &[]),
+    ("truth", &[]),
 ];
 
 /// Writes `FILE` or `FILE SCENARIO` lines, by which the guest's first process chooses.

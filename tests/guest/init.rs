@@ -42,12 +42,13 @@ const MOUNTS: [(&str, &str); 8] = [
     ("bpf", "/sys/fs/bpf"),
 ];
 
-/// What a program is told; the first three as on the host, and no skip is allowed here.
-const ENVIRONMENT: [(&str, &str); 6] = [
+/// What a program is told; the first three as on the host; no skip for want of something is allowed here.
+const ENVIRONMENT: [(&str, &str); 7] = [
     ("OOMWATCH_BIN", "/usr/bin/oomwatch"),
     ("OOMWATCH_HOG", "/usr/bin/hog"),
     ("OOMWATCH_RUNSC", "/usr/lib/runsc"),
     ("OOMWATCH_REQUIRE", "all"),
+    ("OOMWATCH_GUEST", "1"),
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/runsc/20240729"),
     ("HOME", "/root"),
 ];

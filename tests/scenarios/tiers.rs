@@ -86,7 +86,7 @@ fn a_sibling_victim_is_told_from_the_trigger_on_every_rung() {
     let mut victim = Hog::ready_in(&big, ["eat=40", "say=full", "sleep"]);
     victim.go();
     victim.wait_until_it_says("full");
-    let mut trigger = Hog::ready_in(&small, ["eat=28", "say=full", "sleep"]);
+    let mut trigger = Hog::ready_to_outlive(&small, ["eat=28", "say=full", "sleep"]);
     let window = Window::open();
     trigger.go();
     victim.wait_until_killed();

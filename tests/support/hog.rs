@@ -14,6 +14,9 @@ use crate::dialog::Dialog;
 /// Number of `SIGKILL`.
 const SIGKILL: i32 = 9;
 
+/// The step of one that may not be killed.
+const SPARED: &str = "oom-score-adj=-1000";
+
 /// A memory eater that does one step after the other (`tests/hog/step.rs` lists them).
 #[derive(Debug)]
 pub struct Hog(Dialog);
@@ -45,9 +48,16 @@ impl Hog {
     /// 5.10 would charge that to the parent, too.
     pub fn that_nobody_may_kill(cgroup: &crate::Cgroup, fill: &str) -> Self {
         if may_be_spared() {
-            return Self::start(["oom-score-adj=-1000".into(), cgroup.join_step(), fill.into(), "wait".into()]);
+            return Self::start([SPARED.into(), cgroup.join_step(), fill.into(), "wait".into()]);
         }
         Self::start(["vfork-child".into(), cgroup.join_step(), fill.into(), "wait".into(), "end".into()])
+    }
+
+    /// As [`Self::ready_in`], for one that another is killed for. Where it may, it spares itself: Linux 7.2 now and then
+    /// frees the memory of a victim so late that it looks for a second one.
+    pub fn ready_to_outlive<S: AsRef<OsStr>>(cgroup: &crate::Cgroup, steps: impl IntoIterator<Item = S>) -> Self {
+        let steps = steps.into_iter().map(|step| step.as_ref().to_owned());
+        Self::ready_in(cgroup, may_be_spared().then(|| SPARED.into()).into_iter().chain(steps))
     }
 
     /// Where its program is.

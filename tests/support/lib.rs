@@ -18,6 +18,7 @@ mod expected;
 mod freezer;
 mod hog;
 mod http;
+mod machine;
 mod mount;
 mod program;
 mod prometheus;
@@ -41,6 +42,7 @@ pub use self::{
     freezer::Freezer,
     hog::{Gate, Hog},
     http::{Reply, ask, get},
+    machine::{Swap, Sysctl, in_guest, spare_this_process},
     mount::Mount,
     program::{Capability, Finished, run, without_capabilities},
     prometheus::{Prometheus, promtool_check},

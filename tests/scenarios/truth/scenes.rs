@@ -64,7 +64,7 @@ fn sibling_victim() -> Scene {
     let mut victim = Hog::ready_in(&big, ["eat=40", "say=full", "sleep"]);
     victim.go();
     victim.wait_until_it_says("full");
-    let mut trigger = Hog::ready_in(&small, ["eat=28", "say=full", "sleep"]);
+    let mut trigger = Hog::ready_to_outlive(&small, ["eat=28", "say=full", "sleep"]);
     trigger.go();
     victim.wait_until_killed();
     trigger.wait_until_it_says("full");

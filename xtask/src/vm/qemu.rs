@@ -21,8 +21,13 @@ const TIMEOUT: Duration = Duration::from_mins(15);
 /// From the end of the guest's output to the end of QEMU.
 const END: Duration = Duration::from_secs(10);
 
-/// Enough for the archive, which stays in memory, and for two sandboxes at their limits with the kernel's share.
+/// Enough for the archive, which stays in memory, and for two sandboxes at their limits with the kernel's share. The
+/// second node is for scenarios that fill one.
 const MEMORY: &str = "2048M";
+const NODES: [&str; 2] = ["1920M", "128M"];
+
+/// A disk that is not written to but by scenarios that swap, bytes.
+const DISK: u64 = 64 << 20;
 
 /// What a guest is booted with.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ pub(super) struct Ended {
 }
 
 /// QEMU with this guest, but for the port of the first process.
-pub(super) fn command(image: &Path, archive: &Path, console: &Path, arguments: &str) -> Command {
+pub(super) fn command(image: &Path, archive: &Path, console: &Path, arguments: &str) -> anyhow::Result<Command> {
     // panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What
     // comes after `--` are arguments of the first process. Without cx16, because QEMU 7.2 sometimes leaves garbage
     // in the flags after the allocator's cmpxchg16b, and then the kernel panics. With one processor, because with two
@@ -68,14 +73,26 @@ pub(super) fn command(image: &Path, archive: &Path, console: &Path, arguments: &
         .arg(archive)
         .arg("-serial")
         .arg(format!("file:{}", console.display()));
-    qemu
+    for (number, size) in NODES.iter().enumerate() {
+        // The one processor belongs to the first.
+        let processors = if number == 0 { ",cpus=0" } else { "" };
+        qemu.arg("-object").arg(format!("memory-backend-ram,id=memory{number},size={size}"));
+        qemu.arg("-numa").arg(format!("node,nodeid={number},memdev=memory{number}{processors}"));
+    }
+    let disk = console.with_extension("disk");
+    let file = File::create(&disk).with_context(|| format!("create {}", disk.display()))?;
+    file.set_len(DISK).context("make a disk")?;
+    qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", disk.display()));
+    // All these kernels have this driver built in.
+    qemu.args(["-device", "nvme,drive=disk,serial=disk"]);
+    Ok(qemu)
 }
 
 impl Machine<'_> {
     /// Runs it to its end, showing what its first process says.
     pub(super) fn run(&self) -> anyhow::Result<Ended> {
         let mut log = File::create(self.log).with_context(|| format!("create {}", self.log.display()))?;
-        let mut qemu = command(self.image, self.archive, self.console, self.arguments);
+        let mut qemu = command(self.image, self.archive, self.console, self.arguments)?;
         qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
         let begin = Instant::now();
         let mut running = Running(qemu.spawn().context("run qemu-system-x86_64")?);

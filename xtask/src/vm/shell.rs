@@ -23,7 +23,7 @@ pub(crate) fn shell(sh: &Shell, wanted: &[String]) -> anyhow::Result<()> {
     let console = matrix::log_file(&guest, "console")?;
     say(&format!("booting {guest}; its console is in {}; `exit` ends it", console.display()));
     let arguments = format!("cgroup={} shell", guest.hierarchy);
-    let mut qemu = qemu::command(&image, &archive, &console, &arguments);
+    let mut qemu = qemu::command(&image, &archive, &console, &arguments)?;
     // Ctrl-C is for what runs in the guest.
     qemu.args(["-chardev", "stdio,id=person,signal=off", "-serial", "chardev:person"]).stdin(Stdio::inherit());
     let status = qemu.status().context("run qemu-system-x86_64")?;

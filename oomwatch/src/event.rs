@@ -195,8 +195,9 @@ pub struct OomKill {
     /// The victim's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// The whole cgroup was killed (`memory.oom.group`).
-    pub group_kill: bool,
+    /// The whole cgroup was killed (`memory.oom.group`); absent where a counter cannot tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_kill: Option<bool>,
     /// From the kill to the agent.
     pub latency_seconds: f64,
 }

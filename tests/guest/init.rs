@@ -1,18 +1,26 @@
 //! First process of the virtual machine that `cargo xtask vm` starts: prepares what a host has
-//! (`/proc`, `/sys`, cgroup v2, tracefs), runs every program of `/tests`, says how that went and
-//! switches the machine off. Its arguments go to each test program.
+//! (`/proc`, `/sys`, cgroups, tracefs), runs every program of `/tests`, says how that went and
+//! switches the machine off. Its arguments, each a word:
+//!
+//! - `cgroup=v1`, `cgroup=v2`: which cgroups have the memory controller
+//! - `all`, `subset`: every scenario, or those of `/subset`
+//! - `filter=TEXT`: only scenarios whose name has this
+//! - `shell`: instead of scenarios a shell for a person
+
+mod cgroups;
+mod programs;
 
 use std::{
-    collections::BTreeMap,
     error::Error,
     ffi::CStr,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::symlink,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
+use programs::Choice;
 use rustix::{
     mount::{MountFlags, mount, mount_bind_recursive, mount_move},
     process::{WaitOptions, chdir, chroot, wait},
@@ -22,35 +30,40 @@ use rustix::{
 /// The serial port that `cargo xtask vm` reads.
 const OUTPUT: &str = "/dev/ttyS1";
 
-/// `PROGRAM SCENARIO` lines: what is left out here. `cargo xtask vm` said why.
-const HOST_ONLY: &str = "/host-only";
-
 /// Type and place of what is mounted, in this order.
-const MOUNTS: [(&str, &str); 9] = [
+const MOUNTS: [(&str, &str); 8] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
     ("tmpfs", "/dev/shm"),
     ("tmpfs", "/run"),
     ("tmpfs", "/tmp"),
-    ("cgroup2", "/sys/fs/cgroup"),
     ("tracefs", "/sys/kernel/tracing"),
     ("bpf", "/sys/fs/bpf"),
 ];
 
-/// What a test program is told; the first three as on the host, and no skip is allowed here.
-const ENVIRONMENT: [(&str, &str); 6] = [
+/// What a program is told; the first three as on the host; no skip for want of something is allowed here.
+const ENVIRONMENT: [(&str, &str); 7] = [
     ("OOMWATCH_BIN", "/usr/bin/oomwatch"),
     ("OOMWATCH_HOG", "/usr/bin/hog"),
     ("OOMWATCH_RUNSC", "/usr/lib/runsc"),
     ("OOMWATCH_REQUIRE", "all"),
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("OOMWATCH_GUEST", "1"),
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/runsc/20240729"),
     ("HOME", "/root"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let failed = prepare().and_then(|()| run_tests());
-    let verdict = match failed {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let outcome = prepare(has("cgroup=v1")).and_then(|()| {
+        if has("shell") {
+            return shell().map(|()| Vec::new());
+        }
+        let filter = arguments.iter().find_map(|argument| argument.strip_prefix("filter="));
+        programs::run(if has("subset") { Choice::Subset } else { Choice::All }, filter)
+    });
+    let verdict = match outcome {
         Ok(failed) if failed.is_empty() => "init: success".to_owned(),
         Ok(failed) => format!("init: failure: {}", failed.join(", ")),
         Err(error) => format!("init: failure: {error}"),
@@ -61,20 +74,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(reboot(RebootCommand::PowerOff)?)
 }
 
-fn prepare() -> Result<(), Box<dyn Error>> {
+fn prepare(with_cgroup1: bool) -> Result<(), Box<dyn Error>> {
     leave_the_kernels_root()?;
     for (kind, place) in MOUNTS {
-        fs::create_dir_all(place).map_err(|error| format!("create {place}: {error}"))?;
-        mount(kind, place, kind, MountFlags::empty(), None::<&CStr>)
-            .map_err(|error| format!("mount {kind} on {place}: {error}"))?;
+        mount_new(kind, place, None)?;
     }
     fs::create_dir_all("/root")?;
-    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")
-        .map_err(|error| format!("enable cgroup controllers: {error}"))?;
+    let mount = if with_cgroup1 { cgroups::mount_v1 } else { cgroups::mount_v2 };
+    mount()?;
     busybox(&["--install", "-s", "/bin"])?;
     // Where a host has it, whatever else is there.
     symlink("/bin/busybox", "/usr/bin/env")?;
-    busybox(&["ip", "link", "set", "lo", "up"])
+    // runc executes itself by descriptor, and TOMOYO of old kernels wants to see the name of that.
+    symlink("/proc/self/fd", "/dev/fd")?;
+    busybox(&["ip", "link", "set", "lo", "up"])?;
+    // The version of the package, which is that of the kernel without a distribution's own counting.
+    let version = fs::read_to_string("/proc/version")?;
+    let version = version.split_once(" Debian ").map_or(version.as_str(), |(_, version)| version);
+    let version = version.split_whitespace().next().unwrap_or_default();
+    Ok(writeln!(output()?, "init: Linux {version}")?)
+}
+
+fn mount_new(kind: &str, place: &str, options: Option<&CStr>) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(place).map_err(|error| format!("create {place}: {error}"))?;
+    mount(kind, place, kind, MountFlags::empty(), options)
+        .map_err(|error| format!("mount {kind} on {place}: {error}").into())
 }
 
 /// Moves to a mount that has a parent. Container runtimes cannot `pivot_root` away from the
@@ -93,37 +117,21 @@ fn busybox(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     if status.success() { Ok(()) } else { Err(format!("busybox {}: {status}", arguments.join(" ")).into()) }
 }
 
-/// Runs the test programs by name; gives the names of those that failed.
-fn run_tests() -> Result<Vec<String>, Box<dyn Error>> {
-    let mut programs = BTreeMap::new();
-    for entry in fs::read_dir("/tests")? {
-        let entry = entry?;
-        programs.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
-    }
-    let host_only = fs::read_to_string(HOST_ONLY).map_err(|error| format!("read {HOST_ONLY}: {error}"))?;
-    let mut failed = Vec::new();
-    for (name, program) in programs {
-        writeln!(output()?, "--- {name}")?;
-        let of_it = host_only.lines().filter_map(|line| line.strip_prefix(&name)?.strip_prefix(' '));
-        if !run_test(&program, of_it)? {
-            failed.push(name);
-        }
-    }
-    Ok(failed)
-}
-
-fn run_test<'a>(program: &Path, skipped: impl Iterator<Item = &'a str>) -> Result<bool, Box<dyn Error>> {
-    let child = Command::new(program)
-        .arg("--test-threads=1")
-        .args(skipped.flat_map(|scenario| ["--skip", scenario]))
-        .args(std::env::args_os().skip(1))
-        .current_dir("/tmp")
+/// A shell at the serial port, with signals from there.
+fn shell() -> Result<(), Box<dyn Error>> {
+    let port = OpenOptions::new().read(true).write(true).open(OUTPUT)?;
+    let child = Command::new("/bin/busybox")
+        .args(["setsid", "-c", "/bin/busybox", "sh"])
+        .current_dir("/root")
         .envs(ENVIRONMENT)
-        .stdout(output()?)
-        .stderr(output()?)
+        .env("PS1", "guest# ")
+        .stdin(Stdio::from(port.try_clone()?))
+        .stdout(Stdio::from(port.try_clone()?))
+        .stderr(Stdio::from(port))
         .spawn()
-        .map_err(|error| format!("run {}: {error}", program.display()))?;
-    reap_until(i32::try_from(child.id())?)
+        .map_err(|error| format!("run a shell: {error}"))?;
+    reap_until(i32::try_from(child.id())?)?;
+    Ok(())
 }
 
 /// Waits for one process, and for every orphan that ends meanwhile: this is process 1.

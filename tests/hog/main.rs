@@ -101,7 +101,10 @@ fn take(step: &step::Step) -> io::Result<()> {
             Ok(())
         }
         Step::Exit(code) => process::exit(*code),
-        Step::NewPids => process::new_pids(),
+        Step::NewPids => process::new_namespace(libc::CLONE_NEWPID),
+        Step::NewUser => process::new_namespace(libc::CLONE_NEWUSER),
+        Step::NewCgroups => process::new_namespace(libc::CLONE_NEWCGROUP),
+        Step::BindMemory(node) => process::bind_memory(*node),
         Step::Exec(command) => exec(command),
         Step::Pretend(arguments) => process::pretend(arguments),
         Step::LoseLeader => Ok(()),

@@ -28,9 +28,21 @@ pub(crate) fn set_comm(name: &OsStr) -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }).map(drop)
 }
 
-pub(crate) fn new_pids() -> io::Result<()> {
+/// A namespace of its own, by the flag of `unshare`.
+pub(crate) fn new_namespace(flag: i32) -> io::Result<()> {
     // SAFETY: the call has no precondition.
-    checked(unsafe { libc::unshare(libc::CLONE_NEWPID) }).map(drop)
+    checked(unsafe { libc::unshare(flag) }).map(drop)
+}
+
+/// Takes memory from one node only.
+pub(crate) fn bind_memory(node: u32) -> io::Result<()> {
+    let nodes = 1_u64.checked_shl(node).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (policy, nodes, bits) = (libc::MPOL_BIND, &raw const nodes, u64::BITS);
+    // SAFETY: the kernel reads as many bits as it is told, and they are there.
+    match unsafe { libc::syscall(libc::SYS_set_mempolicy, policy, nodes, libc::c_ulong::from(bits)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub(crate) fn set_uid(uid: u32) -> io::Result<()> {

@@ -65,6 +65,12 @@ pub(crate) enum Step {
     Reap,
     /// `new-pids`: the next child is the init of a pid namespace of its own, and those after it live in there.
     NewPids,
+    /// `new-user`: a user namespace of its own, in which it is nobody.
+    NewUser,
+    /// `new-cgroups`: a cgroup namespace of its own, whose root is where it is.
+    NewCgroups,
+    /// `bind-memory=NODE`: takes memory from this node only.
+    BindMemory(u32),
     /// `exit=CODE`: ends this process.
     Exit(u8),
     /// `lose-leader`: a new thread takes the other steps, and the first thread of this process ends.
@@ -135,6 +141,8 @@ fn single(argument: &OsStr) -> Option<Step> {
             b"sharer" => Some(Step::Sharer),
             b"reap" => Some(Step::Reap),
             b"new-pids" => Some(Step::NewPids),
+            b"new-user" => Some(Step::NewUser),
+            b"new-cgroups" => Some(Step::NewCgroups),
             b"lose-leader" => Some(Step::LoseLeader),
             b"sleep" => Some(Step::Sleep),
             _ => None,
@@ -151,6 +159,7 @@ fn single(argument: &OsStr) -> Option<Step> {
         b"eat" => Some(Step::Eat(amount(text?)?)),
         b"eat-shared" => Some(Step::EatShared(amount(text?)?)),
         b"grow" => Some(Step::Grow(text?.parse().ok()?)),
+        b"bind-memory" => Some(Step::BindMemory(text?.parse().ok()?)),
         b"exit" => Some(Step::Exit(text?.parse().ok()?)),
         b"pause" => Some(Step::Pause(Duration::from_millis(text?.parse().ok()?))),
         b"write-file" => Some(Step::WriteFile(value.into())),

@@ -4,18 +4,21 @@ use std::fmt::Write as _;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    Agent, Cgroup, Event, Events as _, Freezer, Gate, Hog, Output, PROCESS_TIMEOUT, memory_cgroup_version, require,
-    unescaped, wait_for,
+    Agent, Cgroup, Event, Events as _, Freezer, Gate, Hog, Output, PROCESS_TIMEOUT, marks_carry_the_task,
+    memory_cgroup_version, require, unescaped, wait_for,
 };
 
 /// More than the ring has room for at four kilobytes each.
 const KILLS: usize = 400;
 
 /// Each way down the ladder, seen by an agent of its own.
-const RUNGS: [&[&str]; 4] = [&[], &["--withhold", "fentry"], &["--withhold", "fentry,kprobe"], &["--withhold", "btf"]];
+const RUNGS: [&[&str]; 4] = [&[], &["--withhold", "fentry"], &["--withhold", INFERRED], &["--withhold", "btf"]];
+/// Wants the task in the kernel's mark.
+const INFERRED: &str = "fentry,kprobe";
 
 fn on_every_rung() -> Vec<Agent> {
-    RUNGS.iter().map(|arguments| Agent::start_with(Output::Json, arguments)).collect()
+    let there = |arguments: &&&[&str]| marks_carry_the_task() || !arguments.contains(&INFERRED);
+    RUNGS.iter().filter(there).map(|arguments| Agent::start_with(Output::Json, arguments)).collect()
 }
 
 /// Nobody may miss a kill.

@@ -11,7 +11,7 @@ fn the_victim_is_the_big_sibling_and_not_who_ran_into_the_limit() {
     let mut victim = Hog::ready_in(&big, ["comm=victim", "eat=40", "say=full", "sleep"]);
     victim.go();
     victim.wait_until_it_says("full");
-    let mut trigger = Hog::ready_in(&small, ["comm=trigger", "eat=28", "say=full", "sleep"]);
+    let mut trigger = Hog::ready_to_outlive(&small, ["comm=trigger", "eat=28", "say=full", "sleep"]);
     let window = Window::open();
     trigger.go();
     victim.wait_until_killed();

@@ -203,6 +203,15 @@ impl Cgroup {
         )
     }
 
+    /// How often it ran into its limit, by the kernel's own count.
+    pub fn times_at_the_limit(&self) -> u64 {
+        if memory_cgroup_version() == 1 {
+            self.read("memory.failcnt").trim().parse().expect("a count")
+        } else {
+            self.counter("memory.events", "max")
+        }
+    }
+
     /// A `key value` line of one of its files.
     pub fn counter(&self, file: &str, key: &str) -> u64 {
         let text = self.read(file);

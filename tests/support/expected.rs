@@ -17,6 +17,14 @@ pub fn kernel_names_the_limit() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
 }
 
+/// Whether the kernel's mark of a victim carries the task. Older ones put nothing but a thread's id into it, and their
+/// victims are seen by fentry and kprobe only.
+pub fn marks_carry_the_task() -> bool {
+    // Linux with the task has its memory in the record, too.
+    std::fs::read_to_string("/sys/kernel/tracing/events/oom/mark_victim/format")
+        .map_or(true, |format| format.contains("anon_rss"))
+}
+
 /// A span of time in which something happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {

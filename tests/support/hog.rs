@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fs,
     io::{PipeReader, PipeWriter, pipe},
     os::unix::process::ExitStatusExt as _,
     process::{Command, ExitStatus, Stdio},
@@ -12,6 +13,9 @@ use crate::dialog::Dialog;
 
 /// Number of `SIGKILL`.
 const SIGKILL: i32 = 9;
+
+/// The step of one that may not be killed.
+const SPARED: &str = "oom-score-adj=-1000";
 
 /// A memory eater that does one step after the other (`tests/hog/step.rs` lists them).
 #[derive(Debug)]
@@ -36,6 +40,24 @@ impl Hog {
     pub fn start_behind<S: AsRef<OsStr>>(gate: &Gate, steps: impl IntoIterator<Item = S>) -> Self {
         let input = gate.reader.try_clone().expect("share the gate");
         Self(Dialog::start_mute(command(steps).stdin(input).stdout(Stdio::null())))
+    }
+
+    /// Starts one that runs into the limit of a cgroup in which nobody may be killed. Where it may, it spares itself.
+    /// Else it lives in its parent's memory (`oom_badness` spares it), and the parent is elsewhere; that takes no
+    /// privilege. What it uses up by `fill` is memory of the kernel, for its address space belongs to the parent. Linux
+    /// 5.10 would charge that to the parent, too.
+    pub fn that_nobody_may_kill(cgroup: &crate::Cgroup, fill: &str) -> Self {
+        if may_be_spared() {
+            return Self::start([SPARED.into(), cgroup.join_step(), fill.into(), "wait".into()]);
+        }
+        Self::start(["vfork-child".into(), cgroup.join_step(), fill.into(), "wait".into(), "end".into()])
+    }
+
+    /// As [`Self::ready_in`], for one that another is killed for. Where it may, it spares itself: Linux 7.2 now and then
+    /// frees the memory of a victim so late that it looks for a second one.
+    pub fn ready_to_outlive<S: AsRef<OsStr>>(cgroup: &crate::Cgroup, steps: impl IntoIterator<Item = S>) -> Self {
+        let steps = steps.into_iter().map(|step| step.as_ref().to_owned());
+        Self::ready_in(cgroup, may_be_spared().then(|| SPARED.into()).into_iter().chain(steps))
     }
 
     /// Where its program is.
@@ -85,6 +107,15 @@ impl Hog {
     pub fn is_alive(&mut self) -> bool {
         self.0.is_alive()
     }
+}
+
+/// Whether the kernel lets this process lower its score, which wants `CAP_SYS_RESOURCE`.
+fn may_be_spared() -> bool {
+    let own = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(own).expect("read the own score");
+    let may = fs::write(own, "-1000").is_ok();
+    fs::write(own, before.trim()).expect("take the own score back");
+    may
 }
 
 /// Where the program is.

@@ -18,6 +18,7 @@ mod expected;
 mod freezer;
 mod hog;
 mod http;
+mod machine;
 mod mount;
 mod program;
 mod prometheus;
@@ -38,10 +39,11 @@ pub use self::{
     dialog::Dialog,
     dockerd::{DockerContainer, Dockerd},
     event::{Event, Events, unescaped},
-    expected::{ExpectedKill, Window, kernel_names_the_limit},
+    expected::{ExpectedKill, Window, kernel_names_the_limit, marks_carry_the_task},
     freezer::Freezer,
     hog::{Gate, Hog},
     http::{Reply, ask, get},
+    machine::{Swap, Sysctl, in_guest, spare_this_process},
     mount::Mount,
     program::{Capability, Finished, run, without_capabilities},
     prometheus::{Prometheus, promtool_check},

@@ -34,7 +34,7 @@ pub(crate) fn keep(sh: &Shell, file: &Path, destination: &Path) -> anyhow::Resul
 fn download(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
     let sources = scratch.join("sources.list");
     let signed_by = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    sh.write_file(&sources, format!("deb [arch=amd64 signed-by={signed_by}] {} {suite} main\n", mirror(sh)?))?;
+    sh.write_file(&sources, format!("deb [arch=amd64 signed-by={signed_by}] {} {suite} main\n", mirror(sh, suite)?))?;
     let (state, cache) = (scratch.join("state"), scratch.join("cache"));
     sh.create_dir(state.join("lists/partial"))?;
     sh.create_dir(cache.join("archives/partial"))?;
@@ -73,28 +73,34 @@ fn newest<'a>(names: &'a str, end: &str) -> Option<&'a str> {
     names.lines().filter(|name| name.ends_with(end)).max_by_key(|name| numbers(name))
 }
 
-/// The address of Debian's archive: where this machine takes its packages from.
-fn mirror(sh: &Shell) -> anyhow::Result<String> {
+/// The address of Debian's archive: where this machine takes its packages from. Security updates live at another one,
+/// without the other releases.
+fn mirror(sh: &Shell, suite: &str) -> anyhow::Result<String> {
+    let security = suite.ends_with("-security");
     if let Ok(address) = sh.var("OOMWATCH_DEBIAN_MIRROR") {
-        return Ok(address);
+        return Ok(if security { beside(&address) } else { address });
     }
     let format = "$(COMPONENT) $(RELEASE) $(REPO_URI) $(ORIGIN)";
     let targets = cmd!(sh, "apt-get indextargets --format {format}").quiet().read()?;
-    find_mirror(&targets).context(
+    find_mirror(&targets, security).context(
         "this machine's apt knows no mirror of Debian: set OOMWATCH_DEBIAN_MIRROR to the address \
          of one",
     )
 }
 
-fn find_mirror(targets: &str) -> Option<String> {
-    targets.lines().find_map(|line| {
-        let words: Vec<_> = line.split(' ').collect();
-        match words[..] {
-            // Security updates live at another address, without the other releases.
-            ["main", release, address, "Debian"] if !release.contains("security") => Some(address.to_owned()),
+fn find_mirror(targets: &str, security: bool) -> Option<String> {
+    let of = |wanted: bool| {
+        targets.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+            ["main", release, address, "Debian"] if release.contains("security") == wanted => Some(address.to_owned()),
             _ => None,
-        }
-    })
+        })
+    };
+    if security { of(true).or_else(|| Some(beside(&of(false)?))) } else { of(false) }
+}
+
+/// The address of security updates on a mirror that has both.
+fn beside(mirror: &str) -> String {
+    format!("{}-security", mirror.trim_end_matches('/'))
 }
 
 /// The file of this folder whose name begins so.
@@ -128,7 +134,17 @@ mod tests {
         let targets = "main nodistro https://a/node nodesource\n\
                        main bookworm-security http://b/debian-security Debian\n\
                        main bookworm http://c/debian Debian";
-        assert_eq!(find_mirror(targets).as_deref(), Some("http://c/debian"));
-        assert_eq!(find_mirror(""), None);
+        assert_eq!(find_mirror(targets, false).as_deref(), Some("http://c/debian"));
+        assert_eq!(find_mirror("", false), None);
+    }
+
+    #[test]
+    fn security_updates_have_an_address_of_their_own_or_the_usual_one() {
+        let targets = "main bookworm-security http://b/debian-security Debian\n\
+                       main bookworm http://c/debian/ Debian";
+        assert_eq!(find_mirror(targets, true).as_deref(), Some("http://b/debian-security"));
+        let alone = "main bookworm http://c/debian/ Debian";
+        assert_eq!(find_mirror(alone, true).as_deref(), Some("http://c/debian-security"));
+        assert_eq!(find_mirror("", true), None);
     }
 }

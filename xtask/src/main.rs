@@ -86,13 +86,17 @@ enum Command {
     },
     /// Formatting, lints, documentation, licences and sources of dependencies, spelling
     Check,
-    /// Run the scenarios below another kernel, with cgroup v2, in a virtual machine
+    /// Run the scenarios below other kernels in virtual machines
     Vm {
-        /// Kernels to boot, by the beginning of their version; all of the table if none is given
+        /// Kernels to boot, by their version or its beginning (`5.10.218`, `6.1`, `7`, `5.10.218-v1`); all if none is given
+        #[arg(value_name = "KERNEL")]
         kernels: Vec<String>,
         /// Only tests whose name contains this
-        #[arg(long)]
+        #[arg(long, value_name = "NAME")]
         filter: Option<String>,
+        /// Instead: a shell in the guest, with the agent and the container runtimes
+        #[arg(long, conflicts_with = "filter")]
+        shell: bool,
     },
     /// Cut the BTF of a kernel down to a fixture of the unit tests
     RecordBtf {
@@ -135,7 +139,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run { agent_args, .. } => run::agent(&sh, &agent_args),
         Command::Test { no_vm, filter } => test::test(&sh, !no_vm, filter.as_deref()),
         Command::Check => check::check(&sh),
-        Command::Vm { kernels, filter } => vm::vm(&sh, &kernels, filter.as_deref()),
+        Command::Vm { kernels, shell: true, .. } => vm::shell(&sh, &kernels),
+        Command::Vm { kernels, filter, .. } => vm::vm(&sh, &kernels, filter.as_deref()),
         Command::RecordBtf { vmlinux_btf, out } => record_btf::run(&vmlinux_btf, &out),
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     process::{is_root, say},
     prometheus, runsc,
     toolchain::{LINKER_VERSION, PINNED_TOOLCHAIN, Toolchain, cache_dir, cached_tool, in_path},
+    vm,
 };
 
 /// What a machine is set up for; each is a list of [`Need`]s.
@@ -24,6 +25,8 @@ pub(crate) enum Part {
     Check,
     /// `cargo xtask test --no-vm`
     HostTest,
+    /// `cargo xtask vm`, but for kernels that are not asked for
+    Vm,
     /// `cargo xtask test`
     Test,
     /// Everything
@@ -47,6 +50,8 @@ enum Need {
     Prometheus,
     /// gVisor in several versions.
     Runsc,
+    /// Kernels for the virtual machine.
+    Kernels,
     /// A collector of OpenTelemetry, rotel: a ready wheel of Python's with nothing but its program.
     Collector,
 }
@@ -64,7 +69,13 @@ const HOST_TEST: &[Need] = &[
     Need::Runsc,
     Need::Collector,
 ];
-const VM: &[Need] = &[Need::Package("qemu-system-x86_64", "qemu-system-x86")];
+const VM: &[Need] = &[
+    Need::Package("busybox", "busybox-static"),
+    Need::Package("crun", "crun"),
+    Need::Package("qemu-system-x86_64", "qemu-system-x86"),
+    Need::Package("runc", "runc"),
+    Need::Runsc,
+];
 
 /// The toolchain's packages; of no use to distributions other than Debian.
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
@@ -81,8 +92,9 @@ impl Part {
             Self::Demo => &[BUILD, DEMO],
             Self::Check => &[BUILD, CHECK],
             Self::HostTest => &[BUILD, HOST_TEST],
-            Self::Test => &[BUILD, HOST_TEST, VM],
-            Self::All => &[BUILD, CHECK, HOST_TEST, VM],
+            Self::Vm => &[BUILD, VM],
+            Self::Test => &[BUILD, HOST_TEST, VM, &[Need::Kernels]],
+            Self::All => &[BUILD, CHECK, HOST_TEST, VM, &[Need::Kernels]],
         };
         lists.iter().copied().flatten().copied()
     }
@@ -102,6 +114,7 @@ impl Need {
             Self::Typos => tool("typos").is_file(),
             Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
+            Self::Kernels => vm::kernels_are_there(),
             Self::Collector => tool(COLLECTOR).is_file(),
         }
     }
@@ -118,6 +131,7 @@ impl Need {
             Self::Package(_, package) => format!("install {package}"),
             Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
+            Self::Kernels => "run `cargo xtask setup` where apt-get is, and copy the cache folder".to_owned(),
             Self::Collector => format!("put {COLLECTOR} of rotel {ROTEL_VERSION} into PATH"),
         }
     }
@@ -215,12 +229,14 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
+        Need::Kernels if in_path("apt-get").is_some() => vm::fetch_kernels(sh)?,
         // No way to get these: the caller says what to type.
         Need::EbpfToolchain
         | Need::EbpfClippy
         | Need::Package(..)
         | Need::Prometheus
         | Need::Runsc
+        | Need::Kernels
         | Need::Collector => {}
     }
     Ok(())

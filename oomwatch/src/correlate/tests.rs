@@ -147,7 +147,7 @@ fn nothing_is_said_of_a_limit_where_nothing_is_known() {
     let mut victim = victim(5, 100);
     victim.levels.clear();
     let (_, kill) = kill(&mut correlator(INFERRED), victim).unwrap();
-    assert_eq!((kill.scope, kill.oom_memcg_confidence), (None, None));
+    assert_eq!((kill.scope, kill.oom_memcg_confidence, kill.group_kill), (None, None, None));
     assert_eq!(kill.task_memcg.unwrap().path.as_deref(), Some("/pod/c"));
 }
 
@@ -205,7 +205,7 @@ fn a_group_kill_is_one_incident_that_ends_with_its_run() {
         victim
     };
     let (first, body) = kill(&mut exact, member(5, 100)).unwrap();
-    assert!(body.group_kill);
+    assert_eq!(body.group_kill, Some(true));
     let (second, _) = kill(&mut exact, member(6, 101)).unwrap();
     assert_eq!(first.incident_id, second.incident_id);
     let ended = RunEnded { boot_ns: 110, run: run(90, true), no_kill: false, trigger_pid: 1 };
@@ -238,7 +238,7 @@ fn a_group_setting_above_the_limit_makes_no_group_kill() {
     let mut victim = victim(5, 100);
     victim.levels[2].oom_group = true;
     let (_, kill) = kill(&mut correlator(INFERRED), victim).unwrap();
-    assert!(!kill.group_kill);
+    assert_eq!(kill.group_kill, Some(false));
 }
 
 #[test]

@@ -77,7 +77,8 @@ impl Correlator {
             limit_owner: None,
             // A stub's or sentry's own figures say nothing of the memory that its sandbox holds.
             memory: victim.memory.filter(|_| sandbox.is_none()).map(memory),
-            group_kill,
+            // Without its cgroups nobody knows what is set there.
+            group_kill: (group_kill || !victim.levels.is_empty()).then_some(group_kill),
             latency_seconds: 0.0,
         };
         Finding {

@@ -61,7 +61,7 @@ fn kill(comm: &[u8]) -> Event {
             swap_bytes: None,
             pgtables_bytes: 4096,
         }),
-        group_kill: false,
+        group_kill: Some(false),
         latency_seconds: 0.5,
     };
     event(Body::OomKill(Box::new(body)), Severity::Critical)

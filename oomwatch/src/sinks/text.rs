@@ -157,7 +157,7 @@ impl Line {
             self.field("file_rss_mb", memory.file_rss_bytes / MIB);
             self.field("shmem_rss_mb", memory.shmem_rss_bytes / MIB);
         }
-        if kill.group_kill {
+        if kill.group_kill == Some(true) {
             self.field("group_kill", true);
         }
         self.field("trigger_pid", kill.trigger.pid);

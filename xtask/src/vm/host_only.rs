@@ -73,7 +73,7 @@ pub(super) fn write_list(scenarios: &[&Scenario], list: &Path) -> anyhow::Result
 }
 
 /// Names of a file's scenarios.
-fn names(scenario: &Scenario) -> anyhow::Result<Vec<String>> {
+pub(super) fn names(scenario: &Scenario) -> anyhow::Result<Vec<String>> {
     let output = Command::new(&scenario.binary).args(["--list", "--format", "terse"]).output();
     let output = output.with_context(|| format!("run {}", scenario.binary.display()))?;
     ensure!(output.status.success(), "{} lists no scenarios", scenario.binary.display());

@@ -1,0 +1,59 @@
+//! `memory.high` of cgroup v2: the kernel slows a process down and kills nobody. Pressure tells of it.
+
+use std::{thread::sleep, time::Duration};
+
+use support::{
+    Agent, Cgroup, EVENT_TIMEOUT, Events as _, Hog, Place, memory_cgroup_version, require, say_skipped, wait_for,
+};
+
+const NO_V1: &str = "cgroup v1 has neither memory.high nor memory.pressure";
+/// The agent judges a limit that was hit once the counters had time to tell; nothing shows that it did.
+const LONGER_THAN_A_VERDICT: Duration = Duration::from_millis(1500);
+
+/// A process far above what it should have.
+fn throttled_in(cgroup: &Cgroup) -> Hog {
+    cgroup.write("memory.high", "8388608");
+    let mut hog = Hog::ready_in(cgroup, ["eat=32", "say=full", "sleep"]);
+    hog.go();
+    let times = || cgroup.counter("memory.events", "high");
+    wait_for("the process to be slowed down", EVENT_TIMEOUT, || (times() > 10).then_some(()));
+    hog
+}
+
+#[test]
+fn a_process_that_is_slowed_down_is_neither_a_kill_nor_an_oom() {
+    require!(Agent);
+    if memory_cgroup_version() == 1 {
+        return say_skipped(NO_V1);
+    }
+    let cgroup = Cgroup::scratch();
+    let agent = Agent::start();
+    let mut hog = throttled_in(&cgroup);
+    sleep(LONGER_THAN_A_VERDICT);
+    assert!(hog.is_alive());
+    let events = agent.stop();
+    assert!(events.kills_below(cgroup.path()).is_empty(), "{events:#?}");
+    assert!(events.without_kill_in(cgroup.id()).is_empty(), "{events:#?}");
+    assert_eq!(cgroup.kernel_count_of_kills(), 0);
+    assert_eq!(cgroup.counter("memory.events", "oom"), 0, "the kernel saw no OOM either");
+}
+
+#[test]
+fn its_pressure_is_shown() {
+    require!(Agent);
+    if memory_cgroup_version() == 1 {
+        return say_skipped(NO_V1);
+    }
+    let place = Place::new();
+    let cgroup = Cgroup::scratch().limited_to_mib(64);
+    let agent = place.agent(&[]);
+    let hog = throttled_in(&cgroup);
+    let row = agent.wait_for_workload("pressure", |row| {
+        row["workload"]["cgroup_path"].as_str() == cgroup.path().to_str() && row["some_avg10"].as_f64() > Some(0.0)
+    });
+    let kernels = cgroup.read("memory.pressure");
+    assert!(!kernels.starts_with("some avg10=0.00 avg60=0.00"), "the kernel's own word: {kernels}");
+    assert!(row["full_avg10"].as_f64() <= row["some_avg10"].as_f64(), "{row}");
+    drop(hog);
+    drop(agent.stop());
+}

@@ -1,0 +1,76 @@
+//! The table of truth: every kind of kill is made once, with an agent on each rung of the ladder watching, and each
+//! answer is compared with what the test did and what the kernel counted. One line an answer, for `cargo xtask vm`:
+//! `truth|RUNG|SCENE|QUESTION|right, wrong, absent or race|why`.
+
+#![expect(clippy::expect_used, reason = "a test fails by a panic, its helpers too")]
+
+mod answer;
+mod scenes;
+
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Write},
+    thread::sleep,
+    time::Duration,
+};
+
+use answer::Answer;
+use support::{Agent, Event, Output, agent_command, require, run};
+
+/// What an agent is told to stand on a rung, and the name by which it must call it.
+const RUNGS: [(&str, &[&str]); 4] = [
+    ("bpf+fentry", &[]),
+    ("bpf+kprobe", &["--withhold", "fentry"]),
+    ("bpf+inferred", &["--withhold", "fentry,kprobe"]),
+    ("bpf+record", &["--withhold", "btf"]),
+];
+
+/// Where a victim's process and cgroup are looked up in `/proc`, what follows from them depends on who is faster.
+const RACES: (&str, &[&str]) = ("bpf+record", &["victim", "cgroup", "container", "outcome", "code"]);
+
+/// An outcome is told within two seconds, a limit hit without a kill in one; several agents share one processor.
+const UNTIL_ALL_IS_TOLD: Duration = Duration::from_secs(5);
+
+#[test]
+fn what_each_rung_says_of_each_kind_of_kill() {
+    require!(Agent, Program("runc"));
+    let there = RUNGS.iter().filter(|(tier, arguments)| tier_of(arguments).as_deref() == Some(tier));
+    let agents: Vec<_> = there.map(|(tier, arguments)| (*tier, Agent::start_with(Output::Json, arguments))).collect();
+    assert!(!agents.is_empty(), "no rung is there");
+    let scenes = scenes::all();
+    sleep(UNTIL_ALL_IS_TOLD);
+    let mut out = output();
+    let mut wrong = Vec::new();
+    for (tier, agent) in agents {
+        let events: Vec<Event> = agent.stop();
+        assert_eq!(events[0].text("/tier"), Some(tier));
+        for scene in &scenes {
+            for (question, answer) in scene.ask(&events) {
+                let races = RACES.0 == tier && RACES.1.contains(&question);
+                let answer = if races { answer.of_a_race() } else { answer };
+                let line = format!("truth|{tier}|{}|{question}|{answer}", scene.name);
+                writeln!(out, "{line}").expect("write an answer");
+                if let Answer::Wrong(_) = answer {
+                    wrong.push(line);
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "better no answer than a wrong one: {wrong:#?}");
+}
+
+/// The rung on which an agent with these arguments would stand; `None` where it would not run.
+fn tier_of(arguments: &[&str]) -> Option<String> {
+    let checked = run(agent_command(&["check", "--output", "json"]).args(arguments));
+    let report: serde_json::Value = serde_json::from_str(&checked.stdout).ok()?;
+    Some(report["tier"].as_str()?.to_owned())
+}
+
+/// A file where one is named, else past the harness to standard output.
+fn output() -> Box<dyn Write> {
+    match env::var_os("OOMWATCH_TRUTH") {
+        Some(file) => Box::new(OpenOptions::new().create(true).append(true).open(file).expect("open the table")),
+        None => Box::new(io::stdout()),
+    }
+}

@@ -1,0 +1,98 @@
+//! Boots guests, as many at a time as there are processors for, and says of each how long it took and how it ended.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    kernel::Guest,
+    qemu::{Ended, Machine},
+    report,
+};
+use crate::{compile, process::say};
+
+/// Guests at a time at most: each takes up to 2 GiB.
+const AT_ONCE: usize = 4;
+
+/// A guest to be booted.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub(super) guest: Guest,
+    pub(super) image: PathBuf,
+}
+
+/// A guest that was booted.
+#[derive(Debug)]
+pub(super) struct Booted {
+    pub(super) guest: Guest,
+    pub(super) ended: Ended,
+    pub(super) complaint: Option<String>,
+}
+
+/// Runs the scenarios in all guests, also after one failed.
+pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Result<Vec<Booted>> {
+    let begin = Instant::now();
+    let waiting = Mutex::new(boots.iter().collect::<VecDeque<_>>());
+    let done = Mutex::new(Vec::new());
+    let at_once = thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE).min(boots.len());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || {
+        while let Some(boot) = next() {
+            let booted = boot_one(boot, archive, filter);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(booted);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(work);
+        }
+    });
+    let booted = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let booted = booted.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    summarize(&booted, begin.elapsed());
+    Ok(booted)
+}
+
+fn boot_one(boot: &Boot, archive: &Path, filter: &str) -> anyhow::Result<Booted> {
+    let guest = boot.guest;
+    let (console, log) = (log_file(&guest, "console")?, log_file(&guest, "log")?);
+    let choice = if filter.is_empty() && !guest.kernel.everything { "subset" } else { "all" };
+    let filter = if filter.is_empty() { String::new() } else { format!(" filter={filter}") };
+    let arguments = format!("cgroup={} {choice}{filter}", guest.hierarchy);
+    let name = guest.to_string();
+    let machine =
+        Machine { image: &boot.image, archive, console: &console, log: &log, arguments: &arguments, name: &name };
+    let ended = machine.run()?;
+    let complaint = report::complaint(&guest, &ended, &console);
+    match &complaint {
+        None => say(&format!("{guest}| passed in {:.0} s", ended.took.as_secs_f64())),
+        Some(complaint) => say(&format!("{guest}| {complaint}")),
+    }
+    Ok(Booted { guest, ended, complaint })
+}
+
+/// One line for each guest.
+fn summarize(booted: &[Booted], took: Duration) {
+    say("guest           seconds  CPU  kernel            outcome");
+    for Booted { guest, ended, complaint } in booted {
+        let cpu = ended.cpu.map_or_else(|| "?".to_owned(), |cpu| cpu.as_secs().to_string());
+        let outcome = complaint.as_deref().and_then(|it| it.lines().next()).unwrap_or("passed");
+        let version = report::version(&ended.lines).unwrap_or("?");
+        say(&format!("{:<15} {:>7} {cpu:>4}  {version:<17} {outcome}", guest.to_string(), ended.took.as_secs()));
+    }
+    say(&format!("all in {} s", took.as_secs()));
+}
+
+/// Where a guest's words of this kind go.
+pub(super) fn log_file(guest: &Guest, kind: &str) -> anyhow::Result<PathBuf> {
+    let folder = compile::target_dir().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder.join(format!("{guest}.{kind}")))
+}

@@ -1,0 +1,70 @@
+//! What the guest consists of: the agent, the scenarios, and the container runtimes that they call.
+
+use std::path::{Path, PathBuf};
+
+use xshell::{Shell, cmd};
+
+use super::{host_only, initramfs::Initramfs, subset};
+use crate::{
+    compile::{self, Scenario},
+    runsc,
+    setup::tool,
+};
+
+/// Programs the scenarios call, at the same place in the guest.
+const PROGRAMS: [&str; 2] = ["runc", "crun"];
+
+/// Folder of runsc in the guest, as `tests/guest/init.rs` tells the scenarios.
+const RUNSC: &str = "/usr/lib/runsc";
+
+/// Versions of runsc in the guest.
+const RUNSC_VERSIONS: [&str; 2] = ["20221219", "20240729"];
+
+/// Builds everything that runs in the guest and puts it into one archive.
+pub(super) fn pack(sh: &Shell, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
+    let mut guest = system(sh)?;
+    let scenarios = compile::scenarios(sh)?;
+    let scenarios = host_only::for_the_guest(&scenarios);
+    let (host_only, subset) = (scratch.join("host-only"), scratch.join("subset"));
+    host_only::write_list(&scenarios, &host_only)?;
+    subset::write_list(&scenarios, &subset)?;
+    guest.add_file(&host_only, Path::new("/host-only"));
+    guest.add_file(&subset, Path::new("/subset"));
+    for Scenario { name, binary } in scenarios {
+        let stripped = strip(sh, binary, scratch, name)?;
+        guest.add_program(&stripped, &Path::new("/tests").join(name))?;
+    }
+    guest.write(archive)
+}
+
+/// The guest without the scenarios.
+fn system(sh: &Shell) -> anyhow::Result<Initramfs> {
+    let agent = compile::agent(sh)?;
+    let static_programs = compile::static_programs(sh)?;
+    let mut guest = Initramfs::default();
+    guest.add_file(&static_programs.join("guest-init"), Path::new("/init"));
+    guest.add_file(&static_programs.join("hog"), Path::new("/usr/bin/hog"));
+    guest.add_program(&agent, Path::new("/usr/bin/oomwatch"))?;
+    guest.add_program(&tool("busybox"), Path::new("/bin/busybox"))?;
+    for name in PROGRAMS {
+        let program = tool(name);
+        guest.add_program(&program, &program)?;
+    }
+    for version in RUNSC_VERSIONS {
+        let program = Path::new(version).join("runsc");
+        guest.add_program(&runsc::folder().join(&program), &Path::new(RUNSC).join(&program))?;
+    }
+    Ok(guest)
+}
+
+/// The guest for a person: without the scenarios.
+pub(super) fn pack_for_a_person(sh: &Shell, archive: &Path) -> anyhow::Result<()> {
+    system(sh)?.write(archive)
+}
+
+/// A copy without debug information, which would take most of the guest's memory.
+fn strip(sh: &Shell, binary: &Path, scratch: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let stripped = scratch.join(name);
+    cmd!(sh, "strip --strip-debug -o {stripped} {binary}").quiet().run()?;
+    Ok(stripped)
+}

@@ -21,6 +21,9 @@ use super::{HostError, HostRoot};
 
 /// Largest file read, bytes; `memory.stat` has 2 to 4 KiB.
 const MAX_FILE: usize = 1 << 16;
+/// Room for a number with its line feed, and one byte more; for `memory.stat`.
+const USUAL_NUMBER: usize = 32;
+const USUAL_STAT: usize = 8 << 10;
 
 /// Files of one memory cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +78,17 @@ impl CgroupFiles {
     /// # Errors
     /// The cgroup is gone, or a file of it is not as it should be.
     pub fn read(&self, root: &HostRoot) -> Result<Charge, HostError> {
-        let usage = root.read_bounded(&self.usage, MAX_FILE)?;
-        let usage = number(usage.trim_ascii()).ok_or_else(|| HostError::format(&self.usage, "not a number"))?;
-        let stat = root.read_bounded(&self.stat, MAX_FILE)?;
+        let usage_bytes = self.usage(&root.read_bounded(&self.usage, MAX_FILE)?)?;
+        self.all(usage_bytes, root.read_bounded(&self.stat, MAX_FILE)?)
+    }
+
+    fn usage(&self, text: &[u8]) -> Result<u64, HostError> {
+        number(text.trim_ascii()).ok_or_else(|| HostError::format(&self.usage, "not a number"))
+    }
+
+    fn all(&self, usage_bytes: u64, stat: Vec<u8>) -> Result<Charge, HostError> {
         let reclaimable_bytes = self.names.reclaimable(&stat).map_err(|key| HostError::format(&self.stat, key))?;
-        Ok(Charge { usage_bytes: usage, reclaimable_bytes, stat })
+        Ok(Charge { usage_bytes, reclaimable_bytes, stat })
     }
 
     /// The highest charge ever, bytes, with what could have been taken back; `None` where the kernel does not tell.
@@ -93,14 +102,15 @@ const EXACT_EVERY_NS: u64 = 5_000_000_000;
 /// A charge that moved less than this hardly moved, bytes.
 const HARDLY: u64 = 1 << 20;
 
-/// Reads the charge of one cgroup again and again: most look at one number only, by a descriptor that is kept (which
-/// keeps neither the cgroup nor its memory). What can be taken back is read again once the charge moved by 1 MiB, after
+/// Reads the charge of one cgroup again and again: most look at one number only, by descriptors that are kept (which
+/// keep neither the cgroup nor its memory). What can be taken back is read again once the charge moved by 1 MiB, after
 /// 5 seconds, and always where the charge with it comes near to where it matters: there the kernel takes files back to
 /// make room, and the sum stands still while what is held grows.
 #[derive(Debug)]
 pub struct Gauge {
     files: CgroupFiles,
     usage: Option<OwnedFd>,
+    stat: Option<OwnedFd>,
     last: Option<Last>,
 }
 
@@ -124,7 +134,7 @@ pub struct Held {
 impl Gauge {
     /// Of a cgroup.
     pub fn new(files: CgroupFiles) -> Self {
-        Self { files, usage: None, last: None }
+        Self { files, usage: None, stat: None, last: None }
     }
 
     /// Charge without what can be taken back. `near_bytes` is where it matters.
@@ -141,24 +151,44 @@ impl Gauge {
                 return Ok(Held { bytes: usage_bytes.saturating_sub(last.reclaimable_bytes), exact: None });
             }
         }
-        let charge = self.files.read(root)?;
-        let Charge { usage_bytes, reclaimable_bytes, .. } = charge;
+        let usage_bytes = self.usage(root)?;
+        let charge = self.files.all(usage_bytes, kept(&mut self.stat, root, &self.files.stat, USUAL_STAT)?)?;
+        let reclaimable_bytes = charge.reclaimable_bytes;
         self.last = Some(Last { boot_ns, usage_bytes, reclaimable_bytes });
         Ok(Held { bytes: charge.held_bytes(), exact: Some(charge) })
     }
 
     fn usage(&mut self, root: &HostRoot) -> Result<u64, HostError> {
-        let path = &self.files.usage;
-        let file = match self.usage.take() {
-            Some(file) => file,
-            None => root.open(path, OFlags::RDONLY)?,
-        };
-        let mut text = [0; 24];
-        let length = rustix::io::pread(&file, &mut text, 0).map_err(|errno| HostError::from_io(path, errno.into()))?;
-        self.usage = Some(file);
-        let text = text.get(..length).unwrap_or_default();
-        number(text.trim_ascii()).ok_or_else(|| HostError::format(path, "not a number"))
+        self.files.usage(&kept(&mut self.usage, root, &self.files.usage, USUAL_NUMBER)?)
     }
+}
+
+/// The content of a file of a cgroup, by a descriptor that is kept. The kernel makes it anew for each reading, and gives
+/// less than it was asked for where that is all.
+fn kept(
+    descriptor: &mut Option<OwnedFd>,
+    root: &HostRoot,
+    path: &Path,
+    usual_bytes: usize,
+) -> Result<Vec<u8>, HostError> {
+    let file = match descriptor.take() {
+        Some(file) => file,
+        None => root.open(path, OFlags::RDONLY)?,
+    };
+    let mut text = vec![0; usual_bytes];
+    loop {
+        let length = rustix::io::pread(&file, &mut text, 0).map_err(|errno| HostError::from_io(path, errno.into()))?;
+        if length < text.len() {
+            text.truncate(length);
+            break;
+        }
+        if length >= MAX_FILE {
+            return Err(HostError::format(path, format!("larger than {MAX_FILE} bytes")));
+        }
+        text.resize(length.saturating_mul(4).min(MAX_FILE), 0);
+    }
+    *descriptor = Some(file);
+    Ok(text)
 }
 
 /// What a memory cgroup is charged with.

@@ -12,9 +12,8 @@ pub mod tracefs;
 pub mod vmstat;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -133,12 +132,8 @@ impl HostRoot {
         if usize::try_from(stat.st_size).is_ok_and(|size| size > max_bytes) {
             return Err(too_large());
         }
-        // One byte more than allowed tells a file that is too large, or grows, from one that fits.
-        let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
-        // Without room to begin with the file would be read in pieces, from 32 bytes on.
-        let mut content = Vec::with_capacity(max_bytes.min(USUAL_FILE));
-        File::from(fd).take(limit).read_to_end(&mut content).map_err(|source| HostError::from_io(absolute, source))?;
-        if content.len() > max_bytes { Err(too_large()) } else { Ok(content) }
+        let content = read_all(&fd, max_bytes).map_err(|errno| HostError::from_io(absolute, errno.into()))?;
+        content.ok_or_else(too_large)
     }
 
     /// Where the link `absolute` points, as it is written; for `/proc/PID/cwd` and its likes where
@@ -168,6 +163,30 @@ impl HostRoot {
         }
         Ok(listing)
     }
+}
+
+/// The rest of a file, `None` where that is more than `max_bytes`. Two calls for most files of the kernel, which make
+/// their whole content for each.
+pub(crate) fn read_all(fd: impl AsFd, max_bytes: usize) -> Result<Option<Vec<u8>>, Errno> {
+    // One byte more than allowed tells a file that is too large, or grows, from one that fits.
+    let most = max_bytes.saturating_add(1);
+    let mut content = vec![0; most.min(USUAL_FILE)];
+    let mut length = 0;
+    loop {
+        let room = content.get_mut(length..).unwrap_or_default();
+        match rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut *room))? {
+            0 => break,
+            read => length += read,
+        }
+        if length > max_bytes {
+            return Ok(None);
+        }
+        if length == content.len() {
+            content.resize(length.saturating_mul(4).min(most), 0);
+        }
+    }
+    content.truncate(length);
+    Ok(Some(content))
 }
 
 /// `absolute` without its `/`, refused when it is not absolute or climbs.

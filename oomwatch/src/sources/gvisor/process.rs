@@ -2,7 +2,7 @@
 //! mounts of the host, `/proc/1/mountinfo`. Bounded reads through one handle, which a new process of the same id never
 //! answers for.
 
-use std::{collections::HashSet, fs::File, io::Read as _, os::fd::OwnedFd, path::Path};
+use std::{collections::HashSet, os::fd::OwnedFd, path::Path};
 
 use procfs::{FromRead as _, ProcessCGroups, process::Stat};
 use rustix::{
@@ -12,7 +12,7 @@ use rustix::{
 
 use crate::{
     cgroup_path::CgroupPath,
-    host::{HostError, HostRoot},
+    host::{self, HostError, HostRoot},
 };
 
 /// Longest arguments read, bytes; runsc's have below 4 kB.
@@ -149,11 +149,7 @@ impl Process {
 
     fn read(&self, name: &str, max_bytes: usize) -> Result<Vec<u8>, Errno> {
         let fd = rustix::fs::openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
-        let mut content = Vec::new();
-        let read = File::from(fd).take(limit).read_to_end(&mut content);
-        read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        if content.len() > max_bytes { Err(Errno::TOOBIG) } else { Ok(content) }
+        host::read_all(&fd, max_bytes)?.ok_or(Errno::TOOBIG)
     }
 }
 

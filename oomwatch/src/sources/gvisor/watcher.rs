@@ -36,6 +36,8 @@ use crate::{
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
+/// A look that is due this soon is taken with the others.
+const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case.
 const LOOK_ANYWAY_NS: u64 = 30_000_000_000;
 /// A reading that is due this soon is taken with the others: one turn for many sandboxes.
@@ -78,6 +80,7 @@ struct Watched {
     /// The lowest of its cgroup and the ancestors, as last read.
     #[expect(clippy::option_option, reason = "not read and none are two things")]
     cgroup_limit: Option<Option<u64>>,
+    cgroup_limit_ns: u64,
     look_ns: u64,
     look_anyway_ns: u64,
     /// Of its files, as of the last look at them.
@@ -322,6 +325,7 @@ impl Watcher {
             watch: Watch::new(self.wanted.settings),
             limit: sandbox.details.limit,
             cgroup_limit: None,
+            cgroup_limit_ns: 0,
             look_ns: now_ns.saturating_add(LOOK_AGAIN_NS),
             look_anyway_ns: now_ns.saturating_add(LOOK_ANYWAY_NS),
             stamp: self.discovery.stamp(&sandbox),
@@ -355,12 +359,16 @@ impl Watcher {
     }
 
     fn look_again(&mut self, id: ProcessId, now_ns: u64) {
-        let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= now_ns) else { return };
+        let soon_ns = now_ns.saturating_add(LOOKS_TOGETHER_NS);
+        let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= soon_ns) else { return };
         watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
         if !watched.end_is_told && !self.discovery.lives(id) {
             return self.ended(id, now_ns);
         }
-        if let Some(hierarchy) = &self.hierarchy {
+        // Where the charge is read the limit stands beside it.
+        if let Some(hierarchy) = &self.hierarchy
+            && now_ns.saturating_sub(watched.cgroup_limit_ns) > LOOK_AGAIN_NS + LOOK_AGAIN_NS / 4
+        {
             watched.look_at_cgroup_limit(&self.root, hierarchy, None, now_ns);
         }
         let stamp = self.discovery.stamp(&watched.sandbox);
@@ -469,6 +477,7 @@ impl Watched {
         let Some(cgroup) = &self.sandbox.details.cgroup else { return };
         let stat = charge.map(|charge| charge.stat.as_slice());
         let Some(lowest) = hierarchy.lowest_limit(root, &cgroup.path, stat) else { return };
+        self.cgroup_limit_ns = now_ns;
         if self.cgroup_limit.replace(lowest).is_some_and(|before| before != lowest) {
             self.look_ns = now_ns;
             self.look_anyway_ns = now_ns;

@@ -67,8 +67,12 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let sinks = start_sinks(&config, outputs, &asker, &loaded.sight, &stats);
     let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
     if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
-        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)));
+        let kills = left.account.map(|account| account.kills);
+        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)), kills);
         pipeline.keep(keeper, left.account, left.cgroups.as_deref());
+    }
+    if let (true, Some(folder)) = (loaded.has_past(), &config.state_dir) {
+        pipeline.told_before(folder);
     }
     pipeline.begin(loaded.has_past());
     pipeline.report_start();
@@ -110,7 +114,8 @@ fn start_sinks(
 ) -> Vec<Box<dyn Sink>> {
     let sinks = &mut outputs;
     if let Some(folder) = &config.state_dir {
-        add(sinks, "journal", Journal::start(folder, u64::from(config.journal_mib) << 20));
+        let before = sinks.iter().filter_map(|sink| sink.progress()).collect();
+        add(sinks, "journal", Journal::start(folder, u64::from(config.journal_mib) << 20, before));
     }
     if let Some(path) = &config.socket {
         add(sinks, "socket", Socket::start(path, asker));

@@ -161,6 +161,15 @@ fn an_agent_killed_in_a_storm_loses_nothing() {
     let lost: Vec<_> = victims.iter().filter(|pid| !told.contains_key(pid)).collect();
     assert!(lost.is_empty(), "{} of {} kills are told by nobody: {lost:?}", lost.len(), victims.len());
     assert_eq!(told.len(), victims.len(), "others than the victims are told");
+    let journal = rain.told(&[state.journal()]);
+    let twice: Vec<_> = journal.iter().filter(|(_, times)| **times != 1).collect();
+    assert!(
+        twice.is_empty(),
+        "{} of {} kills are in the journal more than once: {twice:?}",
+        twice.len(),
+        victims.len()
+    );
+    assert_eq!(journal.into_keys().collect::<HashSet<_>>(), victims, "the journal of all agents is the kernel's count");
 }
 
 #[test]

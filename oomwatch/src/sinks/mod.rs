@@ -12,7 +12,7 @@ pub mod stdout;
 mod text;
 mod worker;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use crate::{clock, config::OutputFormat, event::Event};
 
@@ -68,6 +68,10 @@ pub trait Sink: std::fmt::Debug + Send {
     /// The last event, by `seq`, that will not be lost any more whatever becomes of the agent (or was lost and
     /// counted); `None` where nobody needs to wait for it.
     fn settled(&self) -> Option<u64> {
+        None
+    }
+    /// The number behind [`Self::settled`] as it grows, for an output that comes after this one.
+    fn progress(&self) -> Option<Arc<AtomicU64>> {
         None
     }
     /// Nothing more will come.
@@ -148,6 +152,11 @@ impl Sinks {
     pub fn settled(&self) -> Option<u64> {
         let slots = self.slots.iter().filter(|slot| slot.has_room);
         slots.filter_map(|slot| slot.sink.settled()).min()
+    }
+
+    /// The last event, by `seq`, that some sink has settled; `None` where there is no sink that says so.
+    pub fn written(&self) -> Option<u64> {
+        self.slots.iter().filter_map(|slot| slot.sink.settled()).max()
     }
 
     /// Lets all sinks deliver what they hold; says which could not in time. True where all could.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,6 +44,10 @@ impl Sink for Stdout {
 
     fn settled(&self) -> Option<u64> {
         Some(self.0.settled())
+    }
+
+    fn progress(&self) -> Option<Arc<AtomicU64>> {
+        Some(self.0.progress())
     }
 
     fn close(&mut self) {

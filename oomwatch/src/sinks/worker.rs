@@ -73,6 +73,11 @@ impl Worker {
         self.settled.load(Ordering::Acquire)
     }
 
+    /// [`Self::settled`] as it grows.
+    pub(super) fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.settled)
+    }
+
     /// Nothing more will come.
     pub(super) fn close(&mut self) {
         self.queue = None;

@@ -35,6 +35,9 @@ use crate::{
     sources::{cgroup, gvisor, kernel::load::Sight},
 };
 
+/// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
+const BREATH_AFTER: u32 = 64;
+
 /// The agent's state.
 pub(crate) struct Pipeline {
     config: Config,
@@ -144,21 +147,40 @@ impl Pipeline {
         mut requests: Receiver<Request>,
         mut live: Live,
     ) {
+        let mut since_breath = 0;
         loop {
             let deadline = sleep_until(self.next_deadline());
             tokio::select! {
                 biased;
                 config = live.changed() => self.configure(&config),
                 observation = queue.recv() => match observation {
-                    Some(observation) => self.observe(observation),
+                    Some(observation) => {
+                        self.observe(observation);
+                        since_breath += 1;
+                    }
                     None => break,
                 },
                 () = deadline => self.tick(),
                 Some(request) = requests.recv() => self.answer(request),
             }
+            if since_breath >= BREATH_AFTER {
+                since_breath = 0;
+                self.breathe(&mut requests);
+            }
         }
         let last = self.correlator.finish();
         self.take(last);
+    }
+
+    /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
+    fn breathe(&mut self, requests: &mut Receiver<Request>) {
+        if self.next_deadline().is_some_and(|deadline_ns| deadline_ns <= clock::boot_ns()) {
+            self.tick();
+        }
+        for _ in 0..requests.len() {
+            let Ok(request) = requests.try_recv() else { break };
+            self.answer(request);
+        }
     }
 
     /// From now on this configuration holds.

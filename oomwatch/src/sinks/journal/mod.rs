@@ -76,6 +76,10 @@ impl Sink for Journal {
         self.0.take_failed()
     }
 
+    fn is_busy(&self) -> bool {
+        self.0.is_busy()
+    }
+
     fn settled(&self) -> Option<u64> {
         Some(self.0.settled())
     }

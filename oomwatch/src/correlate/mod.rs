@@ -5,6 +5,7 @@ mod cgroups;
 mod group;
 mod kill_counter;
 mod limit;
+mod losses;
 mod recent;
 mod reconcile;
 mod sandboxes;
@@ -85,6 +86,7 @@ pub struct Correlator {
     sandboxes: sandboxes::Sandboxes,
     cgroups: cgroups::Cgroups,
     unkilled: unkilled::Unkilled,
+    losses: losses::Losses,
 }
 
 impl Correlator {
@@ -103,6 +105,7 @@ impl Correlator {
             sandboxes: sandboxes::Sandboxes::default(),
             cgroups: cgroups::Cgroups::default(),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
+            losses: losses::Losses::default(),
         }
     }
 
@@ -156,7 +159,8 @@ impl Correlator {
             }
             Observation::Lost(lost) => {
                 self.accounts.lost(lost.records);
-                out.push(found(loss(Some(lost.records), lost.count)));
+                let records = lost.records;
+                out.extend(self.losses.take_in(lost).map(|count| found(loss(Some(records), count))));
             }
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
@@ -202,6 +206,7 @@ impl Correlator {
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
         let mut out = self.end_groups(now_ns);
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
+        out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
         out
@@ -231,6 +236,7 @@ impl Correlator {
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
         let mut out = self.end_groups(u64::MAX);
+        out.extend(self.losses.take().map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(u64::MAX);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
         out
@@ -238,7 +244,8 @@ impl Correlator {
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.groups.next_deadline(), self.unkilled.next_deadline(), self.losses.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.

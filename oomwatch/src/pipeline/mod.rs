@@ -8,6 +8,7 @@ mod recollection;
 mod report;
 mod request;
 mod sandboxes;
+mod scans;
 mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -62,6 +63,7 @@ pub(crate) struct Pipeline {
     keeper: Option<keep::Keeper>,
     /// What comes in was recorded for an earlier agent.
     catching_up: bool,
+    scans: scans::Scans,
     cgroups: workloads::Cgroups,
     recollection: recollection::Recollection,
 }
@@ -103,6 +105,7 @@ impl Pipeline {
             cgroups: workloads::Cgroups::default(),
             keeper: None,
             catching_up: false,
+            scans: scans::Scans::default(),
         })
     }
 
@@ -126,10 +129,6 @@ impl Pipeline {
             self.correlator.begin(&scanned);
             self.learn(scanned);
         }
-    }
-
-    fn scan(&self) -> Vec<Counters> {
-        self.hierarchy.as_ref().map(MemoryHierarchy::scan).unwrap_or_default()
     }
 
     fn learn(&mut self, scanned: Vec<Counters>) {
@@ -202,6 +201,7 @@ impl Pipeline {
             self.recollection.next_deadline(),
             self.registry.next_deadline(),
             self.sinks.next_deadline(),
+            self.scans.next_deadline(),
             self.keep_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -215,7 +215,7 @@ impl Pipeline {
                 self.cgroup_gone(change.memcg, change.boot_ns);
             }
             Observation::MeasuredGone(memcg) => self.cgroup_gone(*memcg, clock::boot_ns()),
-            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.learn(self.scan()),
+            Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => self.scans.want(),
             Observation::CaughtUp => self.caught_up(),
             Observation::Read(mark) => self.note_read(*mark),
             Observation::Exec(pid) => self.pass_on_exec(*pid),
@@ -242,6 +242,7 @@ impl Pipeline {
         self.report_due_outcomes(now_ns);
         let looked = self.registry.tick(now_ns);
         self.cgroups_looked_at(&looked);
+        self.scan_where_due(now_ns);
         self.keep_history(now_ns);
         self.report_losses(now_ns);
         self.settle(now_ns);

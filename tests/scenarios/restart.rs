@@ -241,6 +241,22 @@ fn a_second_agent_with_the_same_state_says_so_and_keeps_nothing() {
 }
 
 #[test]
+fn a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used() {
+    require!(Agent);
+    let state = State::new();
+    state.pre_empt();
+    let cgroup = Cgroup::scratch().limited_to_mib(32);
+    let agent = state.agent();
+    let said = agent.log().iter().any(|line| line.contains("belongs to another user"));
+    assert!(said, "{:#?}", agent.log());
+    let victim = kill_one(&cgroup);
+    agent.wait_for_kill_of(victim);
+    agent.wait_until_nothing_is_missing();
+    agent.stop();
+    assert_eq!(state.generations().len(), 0, "nothing of ours is there");
+}
+
+#[test]
 fn an_agent_that_keeps_nothing_leaves_nothing() {
     require!(Agent);
     assert!(matches!(memory_cgroup_version(), 1 | 2));

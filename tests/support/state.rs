@@ -46,6 +46,13 @@ impl State {
         text.lines().map(Event::parse).collect()
     }
 
+    /// Somebody else makes the folder for pins before an agent does.
+    pub fn pre_empt(&self) {
+        let folder = self.bpf_fs.folder().join("oomwatch");
+        std::fs::create_dir(&folder).expect("make a folder");
+        std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).expect("give it away");
+    }
+
     /// Unpins everything.
     pub fn unpin(&self) {
         std::fs::remove_dir_all(self.bpf_fs.folder().join("oomwatch")).expect("unpin");

@@ -3,10 +3,13 @@
 //! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
 //! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+};
 
 use crate::{
     config::Config,
@@ -67,21 +70,22 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let sinks = start_sinks(&config, outputs, &asker, &loaded.sight, &stats);
     let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
     if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
-        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)));
+        let kills = left.account.map(|account| account.kills);
+        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)), kills);
         pipeline.keep(keeper, left.account, left.cgroups.as_deref());
+    }
+    if let (true, Some(folder)) = (loaded.has_past(), &config.state_dir) {
+        pipeline.told_before(folder);
     }
     pipeline.begin(loaded.has_past());
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
     let (stopper, order) = stop::channel();
-    let mut sources = JoinSet::new();
-    sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), kernel_beat)));
-    sources.spawn(named(
-        "gvisor",
-        gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat),
-    ));
-    sources.spawn(named("cgroup", cgroup::run(cgroup, observations, order, cgroup_beat)));
+    let mut sources = Sources::default();
+    sources.spawn(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), kernel_beat));
+    sources.spawn("gvisor", gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat));
+    sources.spawn("cgroup", cgroup::run(cgroup, observations, order, cgroup_beat));
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
     pipeline.report_end();
     outcome
@@ -110,7 +114,8 @@ fn start_sinks(
 ) -> Vec<Box<dyn Sink>> {
     let sinks = &mut outputs;
     if let Some(folder) = &config.state_dir {
-        add(sinks, "journal", Journal::start(folder, u64::from(config.journal_mib) << 20));
+        let before = sinks.iter().filter_map(|sink| sink.progress()).collect();
+        add(sinks, "journal", Journal::start(folder, u64::from(config.journal_mib) << 20, before));
     }
     if let Some(path) = &config.socket {
         add(sinks, "socket", Socket::start(path, asker));
@@ -139,15 +144,32 @@ fn add(sinks: &mut Vec<Box<dyn Sink>>, name: &str, sink: anyhow::Result<impl Sin
 /// The source without which the agent is of no use.
 const KERNEL: &str = "kernel";
 
-type Ended = (&'static str, anyhow::Result<()>);
+/// Sources that run, by their names also where one panics.
+#[derive(Debug, Default)]
+struct Sources {
+    tasks: JoinSet<anyhow::Result<()>>,
+    names: HashMap<task::Id, &'static str>,
+}
 
-async fn named(name: &'static str, source: impl Future<Output = anyhow::Result<()>>) -> Ended {
-    (name, source.await)
+impl Sources {
+    fn spawn(&mut self, name: &'static str, source: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let id = self.tasks.spawn(source).id();
+        self.names.insert(id, name);
+    }
+
+    /// The next to end, and how; `None` where none runs any more.
+    async fn next_end(&mut self) -> Option<(&'static str, anyhow::Result<()>)> {
+        let (id, outcome) = match self.tasks.join_next_with_id().await? {
+            Ok((id, outcome)) => (id, outcome),
+            Err(panic) => (panic.id(), Err(panic.into())),
+        };
+        Some((self.names.get(&id).copied().unwrap_or(KERNEL), outcome))
+    }
 }
 
 /// Passes the order to stop on to the sources, says at once which of them broke, and stops the others where that is
 /// the kernel's: an agent that sees no kills must not look alive.
-async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) -> anyhow::Result<()> {
+async fn supervise(mut sources: Sources, stop: &Stop, stopper: &Stopper) -> anyhow::Result<()> {
     let (mut outcome, mut stopping) = (Ok(()), false);
     loop {
         let ended = tokio::select! {
@@ -156,13 +178,12 @@ async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) 
                 stopping = true;
                 continue;
             }
-            ended = sources.join_next() => ended,
+            ended = sources.next_end() => ended,
         };
         let (name, error) = match ended {
             None => return outcome,
-            Some(Ok((_, Ok(())))) => continue,
-            Some(Ok((name, Err(error)))) => (name, error),
-            Some(Err(panic)) => (KERNEL, panic.into()),
+            Some((_, Ok(()))) => continue,
+            Some((name, Err(error))) => (name, error),
         };
         tracing::error!(source = name, "a source broke: {error:#}");
         if name == KERNEL {
@@ -170,5 +191,42 @@ async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) 
             stopping = true;
             outcome = Err(error.context("kills are seen no more"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until_told(order: Stop) -> anyhow::Result<()> {
+        order.stopped().await;
+        Ok(())
+    }
+
+    /// Supervises the source of kills and one more until that one ended, then stops.
+    async fn with(name: &'static str, other: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> bool {
+        let (outer, stop) = stop::channel();
+        let (stopper, order) = stop::channel();
+        let mut sources = Sources::default();
+        if name != KERNEL {
+            sources.spawn(KERNEL, until_told(order.clone()));
+        }
+        sources.spawn("cgroup", until_told(order));
+        sources.spawn(name, other);
+        let supervised = supervise(sources, &stop, &stopper);
+        let stopping = async {
+            task::yield_now().await;
+            outer.stop();
+        };
+        let (outcome, ()) = tokio::join!(supervised, stopping);
+        outcome.is_ok()
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_the_source_of_kills_is_the_end_of_the_agent() {
+        assert!(with("gvisor", async { panic!("a panic that the test wants") }).await);
+        assert!(with("gvisor", async { anyhow::bail!("broken") }).await);
+        assert!(!with(KERNEL, async { panic!("a panic that the test wants") }).await);
+        assert!(!with(KERNEL, async { anyhow::bail!("broken") }).await);
     }
 }

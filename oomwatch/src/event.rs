@@ -210,6 +210,9 @@ pub struct Process {
     pub pid: Option<u32>,
     /// Thread that was marked.
     pub tid: u32,
+    /// When the process began, `CLOCK_BOOTTIME` in nanoseconds: with its id it names it for as long as the host runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_boottime_ns: Option<u64>,
     /// Process id as the container sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_pid: Option<u32>,

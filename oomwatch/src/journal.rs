@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
 
 /// The longest line that is read in one piece, bytes; the agent's own have some thousand.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -70,6 +70,24 @@ impl Lines {
         let folder = open_folder(folder)?;
         let next = numbers(&folder)?.into();
         Ok(Self { folder, next, current: None, half_line: false })
+    }
+
+    /// The last lines of the journal, about so many bytes of them or more.
+    ///
+    /// # Errors
+    /// The folder cannot be opened or listed.
+    pub(crate) fn tail(folder: &Path, bytes: u64) -> io::Result<Self> {
+        let mut lines = Self::open(folder)?;
+        let mut behind = 0_u64;
+        let mut from = lines.next.len();
+        while from > 0 && behind < bytes {
+            from -= 1;
+            // One that is gone was the oldest.
+            let stat = statat(&lines.folder, file_name(lines.next[from]), AtFlags::SYMLINK_NOFOLLOW);
+            behind = behind.saturating_add(stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default()));
+        }
+        lines.next.drain(..from);
+        Ok(lines)
     }
 
     /// Whether the journal ended in the middle of a line when it was read to its end.
@@ -144,6 +162,17 @@ mod tests {
 
     fn lines(lines: &mut Lines) -> Vec<String> {
         lines.map(|line| String::from_utf8(line.unwrap()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_tail_is_the_newest_files_that_have_so_much() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 1..=4 {
+            fs::write(folder.path().join(file_name(number)), format!("{number}\n")).unwrap();
+        }
+        let tail = |bytes| lines(&mut Lines::tail(folder.path(), bytes).unwrap());
+        assert_eq!((tail(0), tail(1), tail(3)), (vec![], vec!["4".to_owned()], vec!["3".to_owned(), "4".to_owned()]));
+        assert_eq!(tail(1 << 20).len(), 4);
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! - [`filter`]: which workloads are told of.
 //! - [`sinks`]: events out.
 //! - [`events`]: shows them later, from the `journal` on disk and by a [`client`] of the agent's socket.
-//! - `state`: what the agent knows across restarts.
+//! - `state`: what the agent knows across restarts; `told`: what its journal has of the agent before it.
 //! - `stats`: what sources measure about themselves.
 //!
 //! [`Agent`] is all of it inside another program, as a stream of events.
@@ -56,6 +56,7 @@ mod sources;
 mod state;
 mod stats;
 pub mod stop;
+mod told;
 pub mod workload;
 
 pub use library::Agent;

@@ -2,7 +2,7 @@
 //! victim's cgroup and its engine's files are often gone when somebody asks.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
     sync::Arc,
 };
 
@@ -94,15 +94,28 @@ impl Registry {
     }
 
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
-        self.by_path.insert(path.clone(), memcg);
-        self.entries.entry(memcg).or_insert(Entry { path, known: None, looks: 0, is_removed: false });
-        self.due.insert((look_ns, memcg));
+        // A scan finds those again that are known: they were looked at, or will be.
+        if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
+            entry.insert(Entry { path: path.clone(), known: None, looks: 0, is_removed: false });
+            self.due.insert((look_ns, memcg));
+            self.by_path.insert(path, memcg);
+        }
+    }
+
+    /// Cgroups that are thought to live and are not among these: gone, or made since.
+    pub(crate) fn not_among(&self, scanned: &[Counters]) -> Vec<(MemcgId, CgroupPath)> {
+        let scanned: HashSet<MemcgId> = scanned.iter().map(|counters| counters.memcg).collect();
+        let living = self.entries.iter().filter(|(_, entry)| !entry.is_removed);
+        let missing = living.filter(|(memcg, _)| !scanned.contains(memcg));
+        missing.map(|(memcg, entry)| (*memcg, entry.path.clone())).collect()
     }
 
     /// A cgroup was removed: it stays known for [`KEEP_REMOVED_NS`].
     pub(crate) fn removed(&mut self, change: &CgroupChange) {
-        if let Some(entry) = self.entries.get_mut(&change.memcg) {
-            entry.is_removed = true;
+        if let Some(entry) = self.entries.get_mut(&change.memcg)
+            && std::mem::replace(&mut entry.is_removed, true)
+        {
+            return;
         }
         self.removed.push_back((change.boot_ns, change.memcg));
         while self.removed.len() > MAX_REMOVED {
@@ -312,44 +325,5 @@ fn known_fields(workload: &Workload) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memcg(id: u64) -> MemcgId {
-        MemcgId { hierarchy: 0, id }
-    }
-
-    fn registry(paths: &[&str]) -> Registry {
-        let mut registry = Registry::new(HostRoot::new("/nowhere"), None);
-        for (id, path) in (10..).zip(paths) {
-            let path = Some(CgroupPath::from_bytes(path.as_bytes()));
-            registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(id), path });
-        }
-        registry
-    }
-
-    fn exit(own: u64, parent: Option<(u64, u32)>) -> Exited {
-        let parent_memcg = parent.map(|(id, depth)| (memcg(id), depth));
-        Exited { boot_ns: 0, pid: 1, start_ns: 0, is_init: true, exit_code: 0, memcg: Some(memcg(own)), parent_memcg }
-    }
-
-    #[test]
-    fn an_init_ends_the_cgroups_that_its_parent_is_not_in() {
-        let registry = registry(&["/pods", "/pods/shim", "/pods/c", "/pods/c/init.scope", "/pods/c/inner"]);
-        let ends = |own, parent| registry.left_by(&exit(own, parent));
-        assert_eq!(ends(12, Some((11, 2))), [memcg(12)], "a container whose shim is beside it");
-        assert_eq!(ends(13, Some((11, 2))), [memcg(12), memcg(13)], "its init moved to a cgroup of its own");
-        assert_eq!(ends(12, Some((1, 0))), [memcg(10), memcg(12)], "the parent is in the root");
-        assert_eq!(ends(14, Some((12, 2))), [memcg(14)], "a container in the container");
-        assert_eq!(ends(12, Some((12, 2))), [], "another namespace in the container");
-        assert_eq!(ends(12, Some((14, 3))), [], "its parent is deeper still");
-    }
-
-    #[test]
-    fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
-        let registry = registry(&["/c"]);
-        for exit in [exit(10, None), exit(10, Some((99, 1))), exit(99, Some((1, 0)))] {
-            assert_eq!(registry.left_by(&exit), []);
-        }
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

@@ -161,6 +161,15 @@ fn an_agent_killed_in_a_storm_loses_nothing() {
     let lost: Vec<_> = victims.iter().filter(|pid| !told.contains_key(pid)).collect();
     assert!(lost.is_empty(), "{} of {} kills are told by nobody: {lost:?}", lost.len(), victims.len());
     assert_eq!(told.len(), victims.len(), "others than the victims are told");
+    let journal = rain.told(&[state.journal()]);
+    let twice: Vec<_> = journal.iter().filter(|(_, times)| **times != 1).collect();
+    assert!(
+        twice.is_empty(),
+        "{} of {} kills are in the journal more than once: {twice:?}",
+        twice.len(),
+        victims.len()
+    );
+    assert_eq!(journal.into_keys().collect::<HashSet<_>>(), victims, "the journal of all agents is the kernel's count");
 }
 
 #[test]
@@ -229,6 +238,22 @@ fn a_second_agent_with_the_same_state_says_so_and_keeps_nothing() {
     let third = state.agent();
     third.wait_until_nothing_is_missing();
     assert_eq!(third.stop().kills_below(cgroup.path()).len(), 0, "the first one told it");
+}
+
+#[test]
+fn a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used() {
+    require!(Agent);
+    let state = State::new();
+    state.pre_empt();
+    let cgroup = Cgroup::scratch().limited_to_mib(32);
+    let agent = state.agent();
+    let said = agent.log().iter().any(|line| line.contains("belongs to another user"));
+    assert!(said, "{:#?}", agent.log());
+    let victim = kill_one(&cgroup);
+    agent.wait_for_kill_of(victim);
+    agent.wait_until_nothing_is_missing();
+    agent.stop();
+    assert_eq!(state.generations().len(), 0, "nothing of ours is there");
 }
 
 #[test]

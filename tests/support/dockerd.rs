@@ -45,9 +45,12 @@ impl Dockerd {
 
     /// Starts one whose containers gVisor runs.
     pub fn start_with_runsc(runsc: Runsc) -> Self {
-        let arguments = [format!("--platform={}", runsc.platform), "--network=none".to_owned()];
-        let runtime = json!({ "path": runsc.program().expect("runsc"), "runtimeArgs": arguments });
-        Self::start_configured(&json!({ "runtimes": { "runsc": runtime }, "default-runtime": "runsc" }))
+        Self::start_configured(&json!({ "runtimes": { "runsc": runtime(runsc) }, "default-runtime": "runsc" }))
+    }
+
+    /// Starts one whose containers runc runs, and gVisor where that is asked for.
+    pub fn start_with_both(runsc: Runsc) -> Self {
+        Self::start_configured(&json!({ "runtimes": { "runsc": runtime(runsc) } }))
     }
 
     fn start_configured(configuration: &Value) -> Self {
@@ -93,6 +96,11 @@ impl Dockerd {
         self.start_with(&[], Vec::new(), limit_mib, steps)
     }
 
+    /// Starts one that gVisor runs, beside others.
+    pub fn start_sandbox(&self, limit_mib: u64, steps: &[&str]) -> DockerContainer<'_> {
+        self.start_with(&["--runtime", "runsc"], Vec::new(), limit_mib, steps)
+    }
+
     /// Starts one below a cgroup of the user's choice.
     pub fn start_container_below(&self, parent: &str, limit_mib: u64, steps: &[&str]) -> DockerContainer<'_> {
         let parents = missing_parents(parent);
@@ -122,6 +130,12 @@ impl Dockerd {
         container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib << 20);
         container
     }
+}
+
+/// How the daemon is to start sandboxes.
+fn runtime(runsc: Runsc) -> Value {
+    let arguments = [format!("--platform={}", runsc.platform), "--network=none".to_owned()];
+    json!({ "path": runsc.program().expect("runsc"), "runtimeArgs": arguments })
 }
 
 impl Drop for Dockerd {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Agent, Output, agent_command, mount::Mount};
+use crate::{Agent, Event, Output, agent_command, mount::Mount};
 
 /// A state folder, and a BPF file system for what is pinned. Both go on drop, and the pinned programs with them.
 #[derive(Debug)]
@@ -33,6 +33,24 @@ impl State {
             entries.map(|entry| entry.expect("read a folder").path()).collect()
         };
         folders(&self.bpf_fs.folder().join("oomwatch")).iter().flat_map(|folder| folders(folder)).collect()
+    }
+
+    /// What is in the journal, of all agents.
+    pub fn journal(&self) -> Vec<Event> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(self.file("events"))
+            .expect("read the journal's folder")
+            .map(|entry| entry.expect("read a folder").path())
+            .collect();
+        files.sort();
+        let text: String = files.iter().map(|file| std::fs::read_to_string(file).expect("read the journal")).collect();
+        text.lines().map(Event::parse).collect()
+    }
+
+    /// Somebody else makes the folder for pins before an agent does.
+    pub fn pre_empt(&self) {
+        let folder = self.bpf_fs.folder().join("oomwatch");
+        std::fs::create_dir(&folder).expect("make a folder");
+        std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).expect("give it away");
     }
 
     /// Unpins everything.

@@ -5,12 +5,15 @@ mod cgroups;
 mod group;
 mod kill_counter;
 mod limit;
+mod losses;
 mod recent;
 mod reconcile;
 mod sandboxes;
+mod told;
 mod unkilled;
 mod victim;
 
+pub use self::told::Told;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
@@ -80,6 +83,10 @@ pub struct Correlator {
     /// Beginning of every incident id: names the boot.
     boot_tag: String,
     seen: recent::RecentVictims,
+    /// The same where their start times are not known.
+    marks: recent::RecentMarks,
+    /// By an earlier agent.
+    told: Told,
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
@@ -88,6 +95,7 @@ pub struct Correlator {
     sandboxes: sandboxes::Sandboxes,
     cgroups: cgroups::Cgroups,
     unkilled: unkilled::Unkilled,
+    losses: losses::Losses,
 }
 
 impl Correlator {
@@ -97,6 +105,8 @@ impl Correlator {
             facts,
             boot_tag: boot_id.chars().take(8).collect(),
             seen: recent::RecentVictims::default(),
+            marks: recent::RecentMarks::default(),
+            told: Told::default(),
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
@@ -104,6 +114,7 @@ impl Correlator {
             sandboxes: sandboxes::Sandboxes::default(),
             cgroups: cgroups::Cgroups::default(),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
+            losses: losses::Losses::default(),
         }
     }
 
@@ -116,7 +127,10 @@ impl Correlator {
                 let hit = self.unkilled.seen_by_hook(&ended);
                 out.extend(hit.map(|hit| self.without_kill(hit)));
             }
-            Observation::RunEnded(ended) => out.extend(self.groups.run_ended(&ended).map(found)),
+            Observation::RunEnded(ended) => {
+                let group = self.groups.run_ended(&ended);
+                out.extend(group.and_then(|group| self.group_ended(group)));
+            }
             Observation::CgroupMade(change) => {
                 self.kill_counters.made(change.memcg, change.boot_ns);
                 self.unkilled.made(change.memcg);
@@ -155,7 +169,8 @@ impl Correlator {
             }
             Observation::Lost(lost) => {
                 self.accounts.lost(lost.records);
-                out.push(found(loss(Some(lost.records), lost.count)));
+                let records = lost.records;
+                out.extend(self.losses.take_in(lost).map(|count| found(loss(Some(records), count))));
             }
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
@@ -177,6 +192,11 @@ impl Correlator {
         }
     }
 
+    /// What an earlier agent told is not told again.
+    pub fn told_before(&mut self, told: Told) {
+        self.told = told;
+    }
+
     /// Kills accounted for, of those that the kernel counted; `None` where it does not count.
     pub fn accounted(&self) -> Option<u64> {
         self.accounts.accounted()
@@ -194,11 +214,22 @@ impl Correlator {
 
     /// Lets time pass: ends what waited long enough.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
-        let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
+        let mut out = self.end_groups(now_ns);
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
+        out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
         out
+    }
+
+    fn end_groups(&mut self, now_ns: u64) -> Vec<Output> {
+        let ended = self.groups.expire(now_ns);
+        ended.into_iter().filter_map(|group| self.group_ended(group)).collect()
+    }
+
+    /// The end of a group kill, unless an earlier agent told it.
+    fn group_ended(&self, group: Finding) -> Option<Output> {
+        (!self.told.has_group(group.incident_id.as_deref())).then(|| found(group))
     }
 
     /// A limit that was hit is an incident of its own.
@@ -214,7 +245,8 @@ impl Correlator {
 
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
-        let mut out: Vec<Output> = self.groups.expire(u64::MAX).into_iter().map(found).collect();
+        let mut out = self.end_groups(u64::MAX);
+        out.extend(self.losses.take().map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(u64::MAX);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
         out
@@ -222,7 +254,8 @@ impl Correlator {
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.groups.next_deadline(), self.unkilled.next_deadline(), self.losses.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.
@@ -253,5 +286,7 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
 #[cfg(test)]
 mod unkilled_tests;

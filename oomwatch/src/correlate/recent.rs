@@ -1,6 +1,8 @@
 //! Victims already reported: a process is marked once, but some hooks fire twice for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::told::SAME_MARK_NS;
 
 /// Victims remembered. Marks of one process lie within one run of the OOM killer, which kills fewer.
 const CAPACITY: usize = 4096;
@@ -36,9 +38,47 @@ impl RecentVictims {
     }
 }
 
+/// The last marks of victims whose start time is not known.
+#[derive(Debug, Default)]
+pub(super) struct RecentMarks {
+    last: HashMap<u32, u64>,
+    order: VecDeque<(u32, u64)>,
+}
+
+impl RecentMarks {
+    /// Remembers when a thread was marked; false where it was shortly before or after.
+    pub(super) fn insert(&mut self, tid: u32, boot_ns: u64) -> bool {
+        if self.last.get(&tid).is_some_and(|at| at.abs_diff(boot_ns) < SAME_MARK_NS) {
+            return false;
+        }
+        self.last.insert(tid, boot_ns);
+        self.order.push_back((tid, boot_ns));
+        if self.order.len() > CAPACITY
+            && let Some((oldest, at)) = self.order.pop_front()
+            && self.last.get(&oldest) == Some(&at)
+        {
+            self.last.remove(&oldest);
+        }
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_start_time_two_marks_of_a_thread_at_about_the_same_time_are_one() {
+        let mut marks = RecentMarks::default();
+        assert!(marks.insert(10, 5 * SAME_MARK_NS));
+        assert!(!marks.insert(10, 5 * SAME_MARK_NS + 7) && !marks.insert(10, 5 * SAME_MARK_NS - 7));
+        assert!(marks.insert(11, 5 * SAME_MARK_NS));
+        assert!(marks.insert(10, 6 * SAME_MARK_NS));
+        for tid in 0..3 * u32::try_from(CAPACITY).unwrap() {
+            marks.insert(tid, 9 * SAME_MARK_NS);
+        }
+        assert_eq!((marks.last.len(), marks.order.len()), (CAPACITY, CAPACITY));
+    }
 
     #[test]
     fn a_second_mark_of_the_same_process_is_known() {

@@ -28,7 +28,7 @@ pub(super) fn level(id: u64, depth: u32, usage_mib: u64, limit_mib: Option<u64>)
 }
 
 /// A process of `/pod/c`, whose parent `/pod` stands at its limit.
-fn victim(pid: u32, boot_ns: u64) -> Victim {
+pub(super) fn victim(pid: u32, boot_ns: u64) -> Victim {
     Victim {
         boot_ns,
         start_ns: Some(1),
@@ -67,7 +67,7 @@ pub(super) fn observe(correlator: &mut Correlator, observation: Observation) -> 
     findings(correlator.observe(observation))
 }
 
-fn kill(correlator: &mut Correlator, victim: Victim) -> Option<(Finding, OomKill)> {
+pub(super) fn kill(correlator: &mut Correlator, victim: Victim) -> Option<(Finding, OomKill)> {
     let mut found = observe(correlator, Observation::Victim(Box::new(victim)));
     assert!(found.len() <= 1);
     let finding = found.pop()?;

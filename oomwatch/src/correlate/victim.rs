@@ -17,9 +17,11 @@ impl Correlator {
             tracing::debug!(pid = victim.pid, "a task that was dying anyway was given memory reserves");
             return;
         }
-        if let Some((pid, start_ns)) = process
-            && !self.seen.insert(pid, start_ns)
-        {
+        let is_news = match process {
+            Some((pid, start_ns)) => self.seen.insert(pid, start_ns),
+            None => self.marks.insert(victim.tid, victim.boot_ns),
+        };
+        if !is_news {
             return;
         }
         self.unkilled.killed(victim);
@@ -28,6 +30,10 @@ impl Correlator {
         let kill = self.kill(victim, sandbox.as_ref());
         let incident_id = kill.incident_id.clone().unwrap_or_default();
         self.accounts.told(victim, begins_group && self.groups.of(victim).is_some());
+        if self.told.has(victim) {
+            tracing::debug!(pid = victim.pid, "a kill that an earlier agent told");
+            return;
+        }
         out.push(found(kill));
         if let Some(sandbox) = sandbox {
             out.extend(self.sandboxes.killed(sandbox.of.key, victim.boot_ns, incident_id).map(Output::Await));
@@ -101,6 +107,7 @@ fn process(victim: &Victim, sandbox: Option<&SandboxVictim>) -> Process {
     Process {
         pid: victim.pid,
         tid: victim.tid,
+        start_boottime_ns: victim.start_ns,
         ns_pid: victim.ns_pid,
         comm: victim.comm.as_deref().map(escape),
         uid: victim.uid,

@@ -24,7 +24,7 @@ const MAX_COUNTER_FILE: usize = 4096;
 /// Largest list of processes read, bytes; only its first line is used.
 const MAX_PROCESS_LIST: usize = 1 << 20;
 /// Cgroups listed at start; a host with more learns the others when they change.
-const MAX_CGROUPS: usize = 100_000;
+pub const MAX_CGROUPS: usize = 100_000;
 
 /// The hierarchy of the memory controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,14 @@ impl MemoryHierarchy {
             counters.under_oom = keyed(&text, b"under_oom").map(|value| value != 0);
         }
         counters
+    }
+
+    /// Whether this very cgroup is gone for certain.
+    pub fn is_gone(&self, memcg: MemcgId, path: &CgroupPath) -> bool {
+        match self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(folder) => rustix::fs::fstat(&folder).is_ok_and(|stat| stat.st_ino != memcg.id),
+            Err(error) => matches!(error, HostError::Gone { .. }),
+        }
     }
 
     /// Whether this very cgroup still is and has a process, in itself or below.

@@ -1,7 +1,7 @@
 //! Up to where kills are told, kept across restarts: a record is given back to the kernel when its event is written, and
 //! the account is written before, so that a killed agent's successor goes on exactly there.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, path::Path};
 
 use tokio::task::JoinHandle;
 
@@ -10,6 +10,7 @@ use crate::{
     clock,
     observation::{MemcgId, ReadMark},
     state::{Account, Contents, StateDir},
+    told,
 };
 
 /// Longest wait for outputs: one that hangs must not fill the kernel's ring.
@@ -36,6 +37,10 @@ pub(crate) struct Keeper {
     state: StateDir,
     give_back: GiveBack,
     pending: VecDeque<Pending>,
+    /// Kills accounted for when it began.
+    kills_before: Option<u64>,
+    /// Given back though no output had written it yet.
+    unwritten: VecDeque<Pending>,
     written: Option<Account>,
     look_ns: Option<u64>,
     save_ns: Option<u64>,
@@ -50,11 +55,13 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(state: StateDir, give_back: GiveBack) -> Self {
+    pub(crate) fn new(state: StateDir, give_back: GiveBack, kills_before: Option<u64>) -> Self {
         Self {
             state,
             give_back,
             pending: VecDeque::new(),
+            kills_before,
+            unwritten: VecDeque::new(),
             written: None,
             look_ns: None,
             save_ns: None,
@@ -66,26 +73,32 @@ impl Keeper {
     /// Everything up to `mark` is in events up to `seq`.
     fn read(&mut self, mark: ReadMark, kills: u64, seq: u64, now_ns: u64) {
         let account = Account { kills, generation: mark.generation, position: mark.position, lost: mark.lost };
-        let last = self.pending.back().map(|pending| pending.account).or(self.written);
+        let last = self.pending.back().or(self.unwritten.back()).map(|pending| pending.account).or(self.written);
         if last != Some(account) {
             self.pending.push_back(Pending { account, seq, since_ns: now_ns, urgent: mark.urgent });
         }
     }
 
-    /// `settled` is the last event that is written; `None` where nobody says so.
-    fn settle(&mut self, settled: Option<u64>, now_ns: u64) {
-        let mut done = None;
-        while let Some(first) = self.pending.front().filter(|first| {
-            let written = settled.is_none_or(|settled| first.seq <= settled);
-            written || first.urgent || now_ns >= first.since_ns.saturating_add(PATIENCE_NS)
-        }) {
-            done = Some(first.account);
-            self.pending.pop_front();
+    /// `settled` is the last event that every output has written, `written` the last that one has; `None` where nobody
+    /// says so.
+    fn settle(&mut self, settled: Option<u64>, written: Option<u64>, now_ns: u64) {
+        let is_over = |first: &Pending| first.urgent || now_ns >= first.since_ns.saturating_add(PATIENCE_NS);
+        let has = |seq: Option<u64>, first: &Pending| seq.is_none_or(|seq| first.seq <= seq);
+        let mut done = self.written;
+        while let Some(first) = self.pending.pop_front_if(|first| has(settled, first) || is_over(first)) {
+            // What nobody has written is not told: the next agent would have to say that it is missing.
+            let kills = done.map(|done| done.kills).or(self.kills_before).unwrap_or(first.account.kills);
+            done = Some(Account { kills, ..first.account });
+            self.unwritten.push_back(first);
         }
-        if let Some(account) = done {
+        while let Some(first) = self.unwritten.pop_front_if(|first| has(settled, first) || has(written, first)) {
+            done = done.map(|done| Account { kills: first.account.kills, ..done });
+        }
+        if let Some(account) = done.filter(|account| self.written != Some(*account)) {
             self.write(account, now_ns);
         }
-        self.look_ns = (!self.pending.is_empty()).then_some(now_ns.saturating_add(LOOK_NS));
+        let waits = !self.pending.is_empty() || !self.unwritten.is_empty();
+        self.look_ns = waits.then_some(now_ns.saturating_add(LOOK_NS));
     }
 
     fn write(&mut self, account: Account, now_ns: u64) {
@@ -107,7 +120,10 @@ impl Keeper {
 
     /// Whether the counters of cgroups hold no kill beyond the account: a kill that is read again must be news to them.
     fn is_in_step(&self, kills: Option<u64>) -> bool {
-        self.pending.is_empty() && kills.is_some() && self.written.map(|written| written.kills) == kills
+        self.pending.is_empty()
+            && self.unwritten.is_empty()
+            && kills.is_some()
+            && self.written.map(|written| written.kills) == kills
     }
 
     /// Whether `state.json` is to be written now.
@@ -136,6 +152,14 @@ impl Keeper {
 }
 
 impl Pipeline {
+    /// What the agent before wrote into the journal is not told again.
+    pub(crate) fn told_before(&mut self, state_dir: &Path) {
+        match told::read(state_dir, &self.boot_id) {
+            Ok(told) => self.correlator.told_before(told),
+            Err(error) => tracing::warn!(%error, "the journal cannot be read: some kills may be told twice"),
+        }
+    }
+
     /// Goes on where an earlier agent ended, and keeps up to where this one came.
     pub(crate) fn keep(&mut self, keeper: Keeper, account: Option<Account>, cgroups: Option<&[(MemcgId, u64)]>) {
         if let Some(account) = account {
@@ -155,7 +179,7 @@ impl Pipeline {
     /// Gives back what was read and is written by now.
     pub(super) fn settle(&mut self, now_ns: u64) {
         let Some(keeper) = &mut self.keeper else { return };
-        keeper.settle(self.sinks.settled(), now_ns);
+        keeper.settle(self.sinks.settled(), self.sinks.written(), now_ns);
         if keeper.is_due(now_ns) {
             if !keeper.is_in_step(self.correlator.accounted()) {
                 keeper.save_ns = Some(now_ns.saturating_add(SAVE_AFTER_NS));
@@ -175,7 +199,7 @@ impl Pipeline {
     pub(super) fn keep_last(&mut self, all_written: bool) {
         let Some(keeper) = &mut self.keeper else { return };
         if all_written {
-            keeper.settle(None, clock::boot_ns());
+            keeper.settle(None, None, clock::boot_ns());
         }
         if !keeper.is_in_step(self.correlator.accounted()) {
             return;
@@ -201,7 +225,7 @@ mod tests {
         let (state, _left) = StateDir::open(folder.path(), "boot").unwrap();
         let given_back = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&given_back);
-        (Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position))), folder, given_back)
+        (Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position)), Some(5)), folder, given_back)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the agent's own file, not the host's")]
@@ -213,10 +237,10 @@ mod tests {
     fn a_record_is_given_back_when_its_event_is_written() {
         let (mut keeper, folder, given_back) = keeper();
         keeper.read(MARK, 1, 7, 1);
-        keeper.settle(Some(6), 2);
+        keeper.settle(Some(6), Some(9), 2);
         assert_eq!((account(&folder).as_str(), given_back.lock().unwrap().len()), ("", 0));
         assert!(keeper.next_deadline().is_some());
-        keeper.settle(Some(7), 3);
+        keeper.settle(Some(7), Some(9), 3);
         assert!(account(&folder).contains("kills=00000000000000000001"), "{}", account(&folder));
         assert_eq!(*given_back.lock().unwrap(), [100]);
     }
@@ -225,12 +249,26 @@ mod tests {
     fn nobody_is_waited_for_longer_than_a_second_or_when_room_is_short() {
         let (mut keeper, _folder, given_back) = keeper();
         keeper.read(MARK, 1, 7, 1);
-        keeper.settle(Some(6), PATIENCE_NS);
+        keeper.settle(Some(6), Some(9), PATIENCE_NS);
         assert!(given_back.lock().unwrap().is_empty());
-        keeper.settle(Some(6), PATIENCE_NS + 1);
+        keeper.settle(Some(6), Some(9), PATIENCE_NS + 1);
         keeper.read(ReadMark { position: 200, urgent: true, ..MARK }, 2, 9, PATIENCE_NS + 2);
-        keeper.settle(Some(6), PATIENCE_NS + 2);
+        keeper.settle(Some(6), Some(9), PATIENCE_NS + 2);
         assert_eq!(*given_back.lock().unwrap(), [100, 200]);
+    }
+
+    #[test]
+    fn what_is_given_back_and_written_by_nobody_is_not_noted_as_told() {
+        let (mut keeper, folder, given_back) = keeper();
+        keeper.read(ReadMark { urgent: true, ..MARK }, 12, 7, 1);
+        keeper.settle(Some(6), Some(6), 2);
+        assert_eq!(*given_back.lock().unwrap(), [100]);
+        assert!(account(&folder).contains("kills=00000000000000000005"), "{}", account(&folder));
+        assert!(!keeper.is_in_step(Some(12)) && keeper.next_deadline().is_some());
+        keeper.settle(Some(6), Some(7), 3);
+        assert!(account(&folder).contains("kills=00000000000000000012"), "{}", account(&folder));
+        assert!(account(&folder).contains("read=00000000000000000100"), "{}", account(&folder));
+        assert!(keeper.is_in_step(Some(12)));
     }
 
     #[test]
@@ -238,7 +276,7 @@ mod tests {
         let (mut keeper, _folder, given_back) = keeper();
         for now_ns in 1..5 {
             keeper.read(MARK, 1, now_ns, now_ns);
-            keeper.settle(None, now_ns);
+            keeper.settle(None, None, now_ns);
         }
         assert_eq!(*given_back.lock().unwrap(), [100]);
     }

@@ -8,6 +8,7 @@ mod recollection;
 mod report;
 mod request;
 mod sandboxes;
+mod scans;
 mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -35,6 +36,9 @@ use crate::{
     sources::{cgroup, gvisor, kernel::load::Sight},
 };
 
+/// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
+const BREATH_AFTER: u32 = 64;
+
 /// The agent's state.
 pub(crate) struct Pipeline {
     config: Config,
@@ -59,6 +63,7 @@ pub(crate) struct Pipeline {
     keeper: Option<keep::Keeper>,
     /// What comes in was recorded for an earlier agent.
     catching_up: bool,
+    scans: scans::Scans,
     cgroups: workloads::Cgroups,
     recollection: recollection::Recollection,
 }
@@ -100,6 +105,7 @@ impl Pipeline {
             cgroups: workloads::Cgroups::default(),
             keeper: None,
             catching_up: false,
+            scans: scans::Scans::default(),
         })
     }
 
@@ -125,10 +131,6 @@ impl Pipeline {
         }
     }
 
-    fn scan(&self) -> Vec<Counters> {
-        self.hierarchy.as_ref().map(MemoryHierarchy::scan).unwrap_or_default()
-    }
-
     fn learn(&mut self, scanned: Vec<Counters>) {
         for counters in scanned {
             self.registry.found(&counters);
@@ -144,21 +146,40 @@ impl Pipeline {
         mut requests: Receiver<Request>,
         mut live: Live,
     ) {
+        let mut since_breath = 0;
         loop {
             let deadline = sleep_until(self.next_deadline());
             tokio::select! {
                 biased;
                 config = live.changed() => self.configure(&config),
                 observation = queue.recv() => match observation {
-                    Some(observation) => self.observe(observation),
+                    Some(observation) => {
+                        self.observe(observation);
+                        since_breath += 1;
+                    }
                     None => break,
                 },
                 () = deadline => self.tick(),
                 Some(request) = requests.recv() => self.answer(request),
             }
+            if since_breath >= BREATH_AFTER {
+                since_breath = 0;
+                self.breathe(&mut requests);
+            }
         }
         let last = self.correlator.finish();
         self.take(last);
+    }
+
+    /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
+    fn breathe(&mut self, requests: &mut Receiver<Request>) {
+        if self.next_deadline().is_some_and(|deadline_ns| deadline_ns <= clock::boot_ns()) {
+            self.tick();
+        }
+        for _ in 0..requests.len() {
+            let Ok(request) = requests.try_recv() else { break };
+            self.answer(request);
+        }
     }
 
     /// From now on this configuration holds.
@@ -180,6 +201,7 @@ impl Pipeline {
             self.recollection.next_deadline(),
             self.registry.next_deadline(),
             self.sinks.next_deadline(),
+            self.scans.next_deadline(),
             self.keep_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -194,7 +216,7 @@ impl Pipeline {
             }
             Observation::MeasuredGone(memcg) => self.cgroup_gone(*memcg, clock::boot_ns()),
             Observation::Lost(Lost { records: LostRecords::Cgroup, .. }) => {
-                self.learn(self.scan());
+                self.scans.want();
                 // Execs travel in the same ring.
                 self.look_for_sandboxes();
             }
@@ -224,6 +246,7 @@ impl Pipeline {
         self.report_due_outcomes(now_ns);
         let looked = self.registry.tick(now_ns);
         self.cgroups_looked_at(&looked);
+        self.scan_where_due(now_ns);
         self.keep_history(now_ns);
         self.report_losses(now_ns);
         self.settle(now_ns);

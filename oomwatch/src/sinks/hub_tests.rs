@@ -97,7 +97,8 @@ fn losses_are_told_once_the_sink_has_room_again() {
     assert_eq!(sinks.take_losses(TELL_AGAIN_NS + 1), [], "not again and again");
     room.make(9);
     sinks.deliver(event(6));
-    assert_eq!(sinks.take_losses(TELL_AGAIN_NS + 2), [("room", 2)]);
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS + 2), []);
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS + LOOK_AGAIN_NS), [("room", 2)]);
     assert_eq!(sinks.take_losses(9 * TELL_AGAIN_NS), []);
     assert_eq!(sinks.next_deadline(), None);
 }
@@ -176,4 +177,67 @@ fn the_news_of_a_loss_is_a_loss_of_another_sink_that_is_full() {
     let mut sinks = Sinks::new(vec![Box::new(Room::with(0))]);
     sinks.deliver(Event { body: Body::Loss(lost), ..event(1) });
     assert_eq!(sinks.take_losses(TELL_AGAIN_NS), [("room", 1)]);
+}
+
+/// A worker that fails at everything.
+#[derive(Debug)]
+struct Failing(Worker);
+
+impl Sink for Failing {
+    fn name(&self) -> &'static str {
+        "failing"
+    }
+
+    fn take(&mut self, event: &Arc<Delivery>) -> bool {
+        self.0.take(event)
+    }
+
+    fn take_failed(&mut self) -> u64 {
+        self.0.take_failed()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.is_busy()
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+
+    fn finish(&mut self, until_ns: u64) -> bool {
+        self.0.finish(until_ns)
+    }
+}
+
+#[test]
+fn what_a_worker_could_not_deliver_is_told_though_no_event_follows() {
+    let (release, gate) = channel::<()>();
+    let worker = Worker::start("test", 64, move |batch| {
+        let _released: Result<(), _> = gate.recv();
+        batch.len() as u64
+    });
+    let mut sinks = Sinks::new(vec![Box::new(Failing(worker.unwrap()))]);
+    sinks.deliver(event(1));
+    assert_eq!(sinks.take_losses(TELL_AGAIN_NS), []);
+    let look_ns = sinks.next_deadline().unwrap();
+    drop(release);
+    while sinks.is_any_busy() {
+        std::thread::yield_now();
+    }
+    assert_eq!(sinks.take_losses(look_ns.max(TELL_AGAIN_NS)), [("failing", 1)]);
+}
+
+#[test]
+fn a_sink_that_loses_again_and_again_is_told_of_less_and_less_often() {
+    let room = Room::with(0);
+    let mut sinks = Sinks::new(vec![Box::new(room.clone())]);
+    let mut told = Vec::new();
+    for second in 1..60 {
+        room.make(0);
+        sinks.deliver(event(2 * second));
+        room.make(1);
+        sinks.deliver(event(2 * second + 1));
+        told.extend(sinks.take_losses(100 * TELL_AGAIN_NS + second * 1_000_000_000).iter().map(|_| second));
+    }
+    assert_eq!(told, [1, 2, 4, 8, 16, 26, 36, 46, 56]);
 }

@@ -12,7 +12,7 @@ pub mod stdout;
 mod text;
 mod worker;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use crate::{clock, config::OutputFormat, event::Event};
 
@@ -70,6 +70,10 @@ pub trait Sink: std::fmt::Debug + Send {
     fn settled(&self) -> Option<u64> {
         None
     }
+    /// The number behind [`Self::settled`] as it grows, for an output that comes after this one.
+    fn progress(&self) -> Option<Arc<AtomicU64>> {
+        None
+    }
     /// Nothing more will come.
     fn close(&mut self);
     /// Waits for the delivery of what it holds, until this time of `CLOCK_BOOTTIME`; false where that was not enough.
@@ -84,6 +88,22 @@ struct Slot {
     /// It took the last event offered.
     has_room: bool,
     told_ns: u64,
+    /// Shortest time to the next report: it grows while the losses go on.
+    gap_ns: u64,
+}
+
+impl Slot {
+    /// From one report of losses to the next.
+    fn patience_ns(&self) -> u64 {
+        if self.has_room { self.gap_ns } else { TELL_AGAIN_NS }
+    }
+
+    fn tell(&mut self, now_ns: u64) {
+        let goes_on = now_ns.saturating_sub(self.told_ns) < 2 * TELL_AGAIN_NS;
+        let gap_ns = if goes_on { 2 * self.gap_ns } else { 0 };
+        self.gap_ns = gap_ns.clamp(LOOK_AGAIN_NS, TELL_AGAIN_NS);
+        self.told_ns = now_ns;
+    }
 }
 
 /// All sinks.
@@ -97,7 +117,7 @@ pub struct Sinks {
 impl Sinks {
     /// Those.
     pub fn new(sinks: Vec<Box<dyn Sink>>) -> Self {
-        let slot = |sink| Slot { sink, lost: 0, has_room: true, told_ns: 0 };
+        let slot = |sink| Slot { sink, lost: 0, has_room: true, told_ns: 0, gap_ns: 0 };
         Self { slots: sinks.into_iter().map(slot).collect(), look_ns: None }
     }
 
@@ -124,9 +144,9 @@ impl Sinks {
         for slot in &mut self.slots {
             let failed = slot.sink.take_failed();
             slot.lost += failed;
-            let due = (slot.has_room && failed == 0) || slot.told_ns.saturating_add(TELL_AGAIN_NS) <= now_ns;
-            if slot.lost > 0 && due {
-                slot.told_ns = now_ns;
+            let patience = if failed > 0 { TELL_AGAIN_NS } else { slot.patience_ns() };
+            if slot.lost > 0 && slot.told_ns.saturating_add(patience) <= now_ns {
+                slot.tell(now_ns);
                 losses.push((slot.sink.name(), std::mem::take(&mut slot.lost)));
             }
         }
@@ -136,7 +156,7 @@ impl Sinks {
     /// When [`Self::take_losses`] has something next that it has not now.
     pub fn next_deadline(&self) -> Option<u64> {
         let losing = self.slots.iter().filter(|slot| slot.lost > 0);
-        let telling = losing.map(|slot| slot.told_ns.saturating_add(TELL_AGAIN_NS)).min();
+        let telling = losing.map(|slot| slot.told_ns.saturating_add(slot.patience_ns())).min();
         telling.into_iter().chain(self.look_ns).min()
     }
 
@@ -148,6 +168,11 @@ impl Sinks {
     pub fn settled(&self) -> Option<u64> {
         let slots = self.slots.iter().filter(|slot| slot.has_room);
         slots.filter_map(|slot| slot.sink.settled()).min()
+    }
+
+    /// The last event, by `seq`, that some sink has settled; `None` where there is no sink that says so.
+    pub fn written(&self) -> Option<u64> {
+        self.slots.iter().filter_map(|slot| slot.sink.settled()).max()
     }
 
     /// Lets all sinks deliver what they hold; says which could not in time. True where all could.

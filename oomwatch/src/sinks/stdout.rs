@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -42,8 +42,16 @@ impl Sink for Stdout {
         self.0.take_failed()
     }
 
+    fn is_busy(&self) -> bool {
+        self.0.is_busy()
+    }
+
     fn settled(&self) -> Option<u64> {
         Some(self.0.settled())
+    }
+
+    fn progress(&self) -> Option<Arc<AtomicU64>> {
+        Some(self.0.progress())
     }
 
     fn close(&mut self) {

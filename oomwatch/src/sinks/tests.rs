@@ -40,6 +40,7 @@ fn kill(comm: &[u8]) -> Event {
         victim: Process {
             pid: Some(41),
             tid: 42,
+            start_boottime_ns: Some(44),
             ns_pid: Some(1),
             comm: Some(escape(comm)),
             uid: Some(0),

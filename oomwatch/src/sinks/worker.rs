@@ -26,6 +26,9 @@ pub(super) struct Worker {
     done: Receiver<()>,
     failed: Arc<AtomicU64>,
     settled: Arc<AtomicU64>,
+    taken: AtomicU64,
+    /// Of those taken, delivered or counted as failed.
+    handled: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -40,6 +43,8 @@ impl Worker {
         let (finished, done) = sync_channel(1);
         let (failed, settled) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (failures, progress) = (Arc::clone(&failed), Arc::clone(&settled));
+        let handled = Arc::new(AtomicU64::new(0));
+        let done_with = Arc::clone(&handled);
         let _detached = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
@@ -49,18 +54,27 @@ impl Worker {
                     if let Some(last) = batch.last() {
                         progress.store(last.event.seq, Ordering::Release);
                     }
+                    // Last, so that one that is seen idle has counted all of its failures.
+                    done_with.fetch_add(batch.len() as u64, Ordering::Release);
                 }
                 drop(deliver);
                 // The other side may have stopped waiting.
                 let _unheard: Result<(), _> = finished.try_send(());
             })
             .with_context(|| format!("start the thread of the sink {name}"))?;
-        Ok(Self { queue: Some(queue), done, failed, settled })
+        Ok(Self { queue: Some(queue), done, failed, settled, taken: AtomicU64::new(0), handled })
     }
 
     /// Queues an event; false where there is no room.
     pub(super) fn take(&self, event: &Arc<Delivery>) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.try_send(Arc::clone(event)).is_ok())
+        let taken = self.queue.as_ref().is_some_and(|queue| queue.try_send(Arc::clone(event)).is_ok());
+        self.taken.fetch_add(u64::from(taken), Ordering::Relaxed);
+        taken
+    }
+
+    /// Whether it holds events that may still fail.
+    pub(super) fn is_busy(&self) -> bool {
+        self.handled.load(Ordering::Acquire) < self.taken.load(Ordering::Relaxed)
     }
 
     /// Events that were taken and could not be delivered, since the last call.
@@ -71,6 +85,11 @@ impl Worker {
     /// Number of the last event that was delivered or counted as lost.
     pub(super) fn settled(&self) -> u64 {
         self.settled.load(Ordering::Acquire)
+    }
+
+    /// [`Self::settled`] as it grows.
+    pub(super) fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.settled)
     }
 
     /// Nothing more will come.

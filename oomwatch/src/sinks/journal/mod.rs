@@ -2,7 +2,8 @@
 //! the first event, so that a disk that is full or not there is tried again with each batch.
 //!
 //! A line counts as settled once `write(2)` took it: it survives the agent, however that ends. There is no `fsync` for
-//! each line, so a crash of the kernel can cost the last seconds.
+//! each line, so a crash of the kernel can cost the last seconds. It is written after standard output, for the next
+//! agent does not tell again what is here.
 
 use std::{
     fs::{DirBuilder, File},
@@ -12,7 +13,12 @@ use std::{
         unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -21,7 +27,10 @@ use rustix::{
 };
 
 use super::{Delivery, Sink, loss, worker::Worker};
-use crate::journal::{file_name, folder, numbers, open_folder};
+use crate::{
+    clock,
+    journal::{file_name, folder, numbers, open_folder},
+};
 
 const NAME: &str = "journal";
 /// Events waiting for a slow disk: the kills of a heavy storm.
@@ -29,18 +38,28 @@ const QUEUE: usize = 8192;
 /// Into how many files the journal is divided: the share of it that is deleted at once.
 const FILES: u64 = 8;
 
+/// Longest wait for an output that is to have a line before the journal: many times what one takes that works.
+const PATIENCE_NS: u64 = 50_000_000;
+/// Time between two looks at its progress.
+const LOOK: Duration = Duration::from_micros(100);
+
 /// The journal.
 #[derive(Debug)]
 pub(crate) struct Journal(Worker);
 
 impl Journal {
-    /// Starts the thread that writes. All files together have at most about this many bytes.
+    /// Starts the thread that writes. All files together have at most about this many bytes. A line is written after
+    /// the outputs with this progress have it, unless that takes long.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(crate) fn start(state_dir: &Path, bytes: u64) -> anyhow::Result<Self> {
+    pub(crate) fn start(state_dir: &Path, bytes: u64, before: Vec<Arc<AtomicU64>>) -> anyhow::Result<Self> {
         let mut writer = Writer::new(folder(state_dir), bytes);
-        Ok(Self(Worker::start(NAME, QUEUE, move |batch| writer.write(batch))?))
+        let mut before = Before::new(before);
+        Ok(Self(Worker::start(NAME, QUEUE, move |batch| {
+            before.wait_for(batch);
+            writer.write(batch)
+        })?))
     }
 }
 
@@ -57,6 +76,10 @@ impl Sink for Journal {
         self.0.take_failed()
     }
 
+    fn is_busy(&self) -> bool {
+        self.0.is_busy()
+    }
+
     fn settled(&self) -> Option<u64> {
         Some(self.0.settled())
     }
@@ -67,6 +90,35 @@ impl Sink for Journal {
 
     fn finish(&mut self, until_ns: u64) -> bool {
         self.0.finish(until_ns)
+    }
+}
+
+/// Outputs that have no memory of their own. A killed agent's successor does not tell again what the journal has.
+#[derive(Debug)]
+struct Before(Vec<(Arc<AtomicU64>, Option<u64>)>);
+
+impl Before {
+    fn new(outputs: Vec<Arc<AtomicU64>>) -> Self {
+        Self(outputs.into_iter().map(|progress| (progress, None)).collect())
+    }
+
+    /// Waits until each has these, and for none that stands where it stood when it was last waited for in vain.
+    fn wait_for(&mut self, batch: &[Arc<Delivery>]) {
+        let Some(last) = batch.last() else { return };
+        let until_ns = clock::boot_ns().saturating_add(PATIENCE_NS);
+        for (progress, stuck_at) in &mut self.0 {
+            loop {
+                let reached = progress.load(Ordering::Acquire);
+                if reached >= last.event.seq || *stuck_at == Some(reached) {
+                    break;
+                }
+                if clock::boot_ns() >= until_ns {
+                    *stuck_at = Some(reached);
+                    break;
+                }
+                thread::sleep(LOOK);
+            }
+        }
     }
 }
 

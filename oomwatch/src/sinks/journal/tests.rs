@@ -152,3 +152,22 @@ fn of_a_line_that_did_not_fit_nothing_stays() {
     assert_eq!(writer.write(&batch(2..=2)), 0);
     assert_eq!(numbers_in(&folder), [1, 2]);
 }
+
+#[test]
+fn an_output_that_is_to_have_a_line_before_is_waited_for_and_one_that_is_stuck_only_once() {
+    let (works, stuck) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(3)));
+    let mut before = Before::new(vec![Arc::clone(&works)]);
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(5));
+        works.store(2, Ordering::Release);
+        clock::boot_ns()
+    });
+    before.wait_for(&batch(1..=2));
+    let waited_until = clock::boot_ns();
+    assert!(writer.join().unwrap() <= waited_until, "the line was there before");
+    let mut before = Before::new(vec![stuck]);
+    let begin_ns = clock::boot_ns();
+    (4..400).for_each(|seq| before.wait_for(&batch(seq..=seq)));
+    let waited_ns = clock::boot_ns() - begin_ns;
+    assert!((PATIENCE_NS..10 * PATIENCE_NS).contains(&waited_ns), "{waited_ns}");
+}

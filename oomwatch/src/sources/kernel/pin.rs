@@ -5,9 +5,10 @@
 //! one is read for the last time. Its name says how its records are to be read and when it was made.
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
+    io,
     os::fd::OwnedFd,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -18,7 +19,10 @@ use aya::{
     programs::links::FdLink,
 };
 use oomwatch_common::{CgroupRecord, KillRecord, OOM_RING, OomEndRecord, RECORD_LAYOUT, TraceRecord};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, fstat, open, statfs},
+    process::geteuid,
+};
 
 use super::{decode::Decoder, load::per_cpu, ring::Ring};
 use crate::{clock, host::HostRoot, observation::SourceFacts};
@@ -127,10 +131,10 @@ impl Pins {
         let found = statfs(bpf_fs).with_context(|| format!("look at {}", bpf_fs.display()))?;
         ensure!(found.f_type.cast_unsigned() == BPF_FS, "no BPF file system is mounted at {}", bpf_fs.display());
         let state_dir = state_dir.canonicalize().with_context(|| format!("find {}", state_dir.display()))?;
-        let folder = bpf_fs.join("oomwatch").join(format!("{:016x}", fnv1a(state_dir.as_os_str().as_bytes())));
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let lock = open(&folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .with_context(|| format!("open {}", folder.display()))?;
+        let all = bpf_fs.join("oomwatch");
+        let folder = all.join(format!("{:016x}", fnv1a(state_dir.as_os_str().as_bytes())));
+        drop(own_folder(&all)?);
+        let lock = own_folder(&folder)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .with_context(|| format!("another agent has pinned its programs in {}", folder.display()))?;
         Ok(Self { folder, _lock: lock })
@@ -162,6 +166,27 @@ impl Pins {
         pin_all(&folder, kept, links).inspect_err(|_| remove(&folder))?;
         Ok(number)
     }
+}
+
+/// Opens a folder, which is made where there is none. Everybody may make folders in a BPF file system that is mounted as
+/// it is by default, and whoever owns this one could hold it, or pin rings of his own that would be read as kills.
+fn own_folder(folder: &Path) -> anyhow::Result<OwnedFd> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("make {}", folder.display()))?;
+        }
+        _ => {}
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = open(folder, flags, Mode::empty()).with_context(|| format!("open {}", folder.display()))?;
+    let stat = fstat(&opened).with_context(|| format!("look at {}", folder.display()))?;
+    let others_write = Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH);
+    ensure!(
+        stat.st_uid == geteuid().as_raw() && !others_write,
+        "{} belongs to another user or may be written to by others: remove it",
+        folder.display()
+    );
+    Ok(opened)
 }
 
 fn pin_all(folder: &Path, kept: &Kept<'_>, links: &mut Vec<(String, FdLink)>) -> anyhow::Result<()> {
@@ -220,6 +245,8 @@ fn remove_file(file: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+
     use super::*;
 
     #[test]
@@ -229,6 +256,34 @@ mod tests {
         let name: Name = format!("{reading}-{:016x}", 77).parse().unwrap();
         assert_eq!(name, Name { reading: reading.clone(), number: 77 });
         assert_ne!(reading, super::reading(SourceFacts::default(), &Decoder::default()));
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str, mode: u32| {
+            let folder = place.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            folder
+        };
+        let made = place.path().join("made");
+        own_folder(&made).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().mode() & 0o777, 0o700);
+        own_folder(&made).unwrap();
+        own_folder(&at("readable", 0o755)).unwrap();
+        for mode in [0o1777, 0o770, 0o702] {
+            let error = own_folder(&at(&format!("{mode:o}"), mode)).unwrap_err().to_string();
+            assert!(error.contains("may be written to by others"), "{error}");
+        }
+        symlink(&made, place.path().join("link")).unwrap();
+        own_folder(&place.path().join("link")).unwrap_err();
+        let foreign = at("foreign", 0o700);
+        // Only root can give it away.
+        if geteuid().is_root() {
+            chown(&foreign, Some(65534), None).unwrap();
+            own_folder(&foreign).unwrap_err();
+        }
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! Ids, paths and ends of cgroups, without a kernel.
+
+use super::*;
+
+fn memcg(id: u64) -> MemcgId {
+    MemcgId { hierarchy: 0, id }
+}
+
+fn registry(paths: &[&str]) -> Registry {
+    let mut registry = Registry::new(HostRoot::new("/nowhere"), None);
+    for (id, path) in (10..).zip(paths) {
+        let path = Some(CgroupPath::from_bytes(path.as_bytes()));
+        registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(id), path });
+    }
+    registry
+}
+
+fn exit(own: u64, parent: Option<(u64, u32)>) -> Exited {
+    let parent_memcg = parent.map(|(id, depth)| (memcg(id), depth));
+    Exited { boot_ns: 0, pid: 1, start_ns: 0, is_init: true, exit_code: 0, memcg: Some(memcg(own)), parent_memcg }
+}
+
+#[test]
+fn an_init_ends_the_cgroups_that_its_parent_is_not_in() {
+    let registry = registry(&["/pods", "/pods/shim", "/pods/c", "/pods/c/init.scope", "/pods/c/inner"]);
+    let ends = |own, parent| registry.left_by(&exit(own, parent));
+    assert_eq!(ends(12, Some((11, 2))), [memcg(12)], "a container whose shim is beside it");
+    assert_eq!(ends(13, Some((11, 2))), [memcg(12), memcg(13)], "its init moved to a cgroup of its own");
+    assert_eq!(ends(12, Some((1, 0))), [memcg(10), memcg(12)], "the parent is in the root");
+    assert_eq!(ends(14, Some((12, 2))), [memcg(14)], "a container in the container");
+    assert_eq!(ends(12, Some((12, 2))), [], "another namespace in the container");
+    assert_eq!(ends(12, Some((14, 3))), [], "its parent is deeper still");
+}
+
+#[test]
+fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
+    let registry = registry(&["/c"]);
+    for exit in [exit(10, None), exit(10, Some((99, 1))), exit(99, Some((1, 0)))] {
+        assert_eq!(registry.left_by(&exit), []);
+    }
+}
+
+fn counters(id: u64, path: &str) -> Counters {
+    let path = CgroupPath::from_bytes(path.as_bytes());
+    let memcg = memcg(id);
+    Counters { boot_ns: 5, memcg, path, local_oom_kill: None, local_oom: None, under_oom: None }
+}
+
+#[test]
+fn a_scan_makes_no_work_of_what_is_known_and_shows_what_is_gone() {
+    let mut registry = registry(&["/a", "/b", "/c"]);
+    while !registry.tick(u64::MAX).is_empty() {}
+    let scanned = [counters(10, "/a"), counters(12, "/c"), counters(20, "/new")];
+    for counters in &scanned {
+        registry.found(counters);
+    }
+    assert_eq!(registry.due.iter().map(|(_, due)| *due).collect::<Vec<_>>(), [memcg(20)]);
+    assert_eq!(registry.not_among(&scanned), [(memcg(11), CgroupPath::from_bytes(b"/b"))]);
+    let gone = CgroupChange { boot_ns: 9, memcg: memcg(11), path: None };
+    registry.removed(&gone);
+    registry.removed(&gone);
+    assert_eq!(registry.removed.len(), 1, "its record may come yet");
+    assert_eq!(registry.not_among(&scanned), []);
+}

@@ -14,9 +14,19 @@ pub(crate) type Name = (&'static str, &'static str);
 
 /// Downloads a package of a release and unpacks it below `scratch`; the folder with its files.
 pub(crate) fn unpack(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
-    let package = download(sh, suite, name, scratch)?;
+    unpack_all(sh, suite, &[name], scratch)
+}
+
+/// The same for several packages, into one folder.
+pub(crate) fn unpack_all(sh: &Shell, suite: &str, names: &[Name], scratch: &Path) -> anyhow::Result<PathBuf> {
+    let settings = configure(sh, suite, scratch)?;
+    let _config = sh.push_env("APT_CONFIG", settings);
+    cmd!(sh, "apt-get -qq update").quiet().run()?;
     let tree = scratch.join("tree");
-    cmd!(sh, "dpkg -x {package} {tree}").quiet().run()?;
+    for name in names {
+        let package = download(sh, suite, *name, scratch)?;
+        cmd!(sh, "dpkg -x {package} {tree}").quiet().run()?;
+    }
     Ok(tree)
 }
 
@@ -30,8 +40,8 @@ pub(crate) fn keep(sh: &Shell, file: &Path, destination: &Path) -> anyhow::Resul
     fs::rename(&fresh, destination).with_context(|| format!("write {}", destination.display()))
 }
 
-/// Downloads the package with an apt configuration of its own.
-fn download(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
+/// A configuration of apt of its own, for one release.
+fn configure(sh: &Shell, suite: &str, scratch: &Path) -> anyhow::Result<PathBuf> {
     let sources = scratch.join("sources.list");
     let signed_by = "/usr/share/keyrings/debian-archive-keyring.gpg";
     sh.write_file(&sources, format!("deb [arch=amd64 signed-by={signed_by}] {} {suite} main\n", mirror(sh, suite)?))?;
@@ -54,9 +64,11 @@ fn download(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Resu
             cache.display()
         ),
     )?;
-    let _config = sh.push_env("APT_CONFIG", settings);
-    cmd!(sh, "apt-get -qq update").quiet().run()?;
+    Ok(settings)
+}
 
+/// Downloads the package, by the configuration that is in force.
+fn download(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
     let (begin, end) = name;
     let names = cmd!(sh, "apt-cache pkgnames {begin}").quiet().read()?;
     let name = newest(&names, end).with_context(|| format!("{suite} has no package {begin}*{end}"))?;

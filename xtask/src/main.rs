@@ -98,6 +98,8 @@ enum Command {
         #[arg(long, conflicts_with = "filter")]
         shell: bool,
     },
+    /// Let oomwatch and its peers see the same kills in a virtual machine, and write the table of it into the README
+    Peers,
     /// Cut the BTF of a kernel down to a fixture of the unit tests
     RecordBtf {
         /// `/sys/kernel/btf/vmlinux`, or the section `.BTF` of a kernel
@@ -141,6 +143,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Check => check::check(&sh),
         Command::Vm { kernels, shell: true, .. } => vm::shell(&sh, &kernels),
         Command::Vm { kernels, filter, .. } => vm::vm(&sh, &kernels, filter.as_deref()),
+        Command::Peers => vm::peers(&sh),
         Command::RecordBtf { vmlinux_btf, out } => record_btf::run(&vmlinux_btf, &out),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Part {
     Check,
     /// `cargo xtask test --no-vm`
     HostTest,
+    /// `cargo xtask peers`
+    Peers,
     /// `cargo xtask vm`, but for kernels that are not asked for
     Vm,
     /// `cargo xtask test`
@@ -52,6 +54,8 @@ enum Need {
     Runsc,
     /// Kernels for the virtual machine.
     Kernels,
+    /// bpftrace and libbpf-tools with their libraries.
+    Peers,
     /// A collector of OpenTelemetry, rotel: a ready wheel of Python's with nothing but its program.
     Collector,
 }
@@ -93,8 +97,9 @@ impl Part {
             Self::Check => &[BUILD, CHECK],
             Self::HostTest => &[BUILD, HOST_TEST],
             Self::Vm => &[BUILD, VM],
+            Self::Peers => &[BUILD, VM, &[Need::Peers]],
             Self::Test => &[BUILD, HOST_TEST, VM, &[Need::Kernels]],
-            Self::All => &[BUILD, CHECK, HOST_TEST, VM, &[Need::Kernels]],
+            Self::All => &[BUILD, CHECK, HOST_TEST, VM, &[Need::Kernels, Need::Peers]],
         };
         lists.iter().copied().flatten().copied()
     }
@@ -115,6 +120,7 @@ impl Need {
             Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
             Self::Kernels => vm::kernels_are_there(),
+            Self::Peers => vm::peers_are_there(),
             Self::Collector => tool(COLLECTOR).is_file(),
         }
     }
@@ -131,7 +137,9 @@ impl Need {
             Self::Package(_, package) => format!("install {package}"),
             Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
-            Self::Kernels => "run `cargo xtask setup` where apt-get is, and copy the cache folder".to_owned(),
+            Self::Kernels | Self::Peers => {
+                "run `cargo xtask setup` where apt-get is, and copy the cache folder".to_owned()
+            }
             Self::Collector => format!("put {COLLECTOR} of rotel {ROTEL_VERSION} into PATH"),
         }
     }
@@ -230,6 +238,7 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
         Need::Kernels if in_path("apt-get").is_some() => vm::fetch_kernels(sh)?,
+        Need::Peers if in_path("apt-get").is_some() => vm::fetch_peers(sh)?,
         // No way to get these: the caller says what to type.
         Need::EbpfToolchain
         | Need::EbpfClippy
@@ -237,6 +246,7 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         | Need::Prometheus
         | Need::Runsc
         | Need::Kernels
+        | Need::Peers
         | Need::Collector => {}
     }
     Ok(())

@@ -16,9 +16,11 @@ const FILES: &[(&str, &str)] = &[
     ("library", "the examples stay on the host"),
     ("outputs", "python3 is not in the guest, and what leaves the agent is the same below every kernel"),
     ("otlp", "the collector stays on the host"),
+    (PEERS, "`cargo xtask peers` runs it, with the peers"),
     ("shell", "the guest has neither bash nor man"),
     ("metrics", "Prometheus is too large for the guest, and the rest of it is the same on every kernel"),
 ];
+pub(super) const PEERS: &str = "peers";
 const DOCKERD: &str = "dockerd wants kernel modules and a disk";
 
 /// Scenarios of other files that stay there: file; the name or its beginning, which no other in the file has; reason.
@@ -42,6 +44,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),
     ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),
     ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
+    (
+        "reconcile",
+        "kills_that_found_no_room_are_told_by_their_number",
+        "four hundred kills that fill a ring take two minutes here, and the ring is the same on every kernel",
+    ),
 ];
 const SAME_EVERYWHERE: &str = "neither the kernel nor the version of cgroups changes it, and the time is short";
 const PTRACE_DOES: &str = "the newer runsc does the same here, on ptrace, and the time is short";

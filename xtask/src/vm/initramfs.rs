@@ -68,7 +68,13 @@ fn write_entry<W: Write>(out: W, path: &Path, file_type: ModeFileType, bytes: &[
 /// The shared libraries of a program with those they need themselves, and the loader; none for a
 /// static program. Asks `ldd`, which knows this machine's search path.
 pub(crate) fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("run ldd")?;
+    libraries_with(program, None)
+}
+
+/// The same, with libraries of a folder before those of this machine.
+pub(super) fn libraries_with(program: &Path, folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = folder.map(|folder| ("LD_LIBRARY_PATH", folder));
+    let output = Command::new("ldd").arg(program).envs(folder).output().context("run ldd")?;
     if output.status.success() {
         return parse_ldd(&String::from_utf8_lossy(&output.stdout))
             .with_context(|| format!("libraries of {}", program.display()));

@@ -7,6 +7,7 @@ mod initramfs;
 mod kernel;
 mod matrix;
 mod pack;
+mod peers;
 mod qemu;
 mod report;
 mod shell;
@@ -19,6 +20,7 @@ use xshell::Shell;
 pub(crate) use self::{
     initramfs::libraries,
     kernel::{are_there as kernels_are_there, fetch_all as fetch_kernels},
+    peers::{are_there as peers_are_there, fetch as fetch_peers, peers},
     shell::shell,
 };
 
@@ -41,7 +43,8 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
     pack::pack(sh, files.path(), &archive)?;
     let booted = matrix::run(&boots, &archive, filter)?;
     let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.guest.to_string()).collect();
-    let truth = if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
+    let truth =
+        if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
     if !failed.is_empty() {
         bail!("scenarios failed below Linux {}", failed.join(", "));
     }

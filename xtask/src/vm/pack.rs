@@ -2,9 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use xshell::{Shell, cmd};
 
-use super::{host_only, initramfs::Initramfs, subset};
+use super::{
+    host_only,
+    initramfs::{Initramfs, libraries_with},
+    subset,
+};
 use crate::{
     compile::{self, Scenario},
     runsc,
@@ -60,6 +65,31 @@ fn system(sh: &Shell) -> anyhow::Result<Initramfs> {
 /// The guest for a person: without the scenarios.
 pub(super) fn pack_for_a_person(sh: &Shell, archive: &Path) -> anyhow::Result<()> {
     system(sh)?.write(archive)
+}
+
+/// The guest in which oomwatch and its peers see the same kills: the programs of `peers` and one scenario.
+pub(super) fn pack_with_peers(sh: &Shell, peers: &Path, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
+    let mut guest = system(sh)?;
+    let none = scratch.join("none");
+    sh.write_file(&none, "")?;
+    guest.add_file(&none, Path::new("/host-only"));
+    guest.add_file(&none, Path::new("/subset"));
+    let scenarios = compile::scenarios(sh)?;
+    let scenario = scenarios.iter().find(|scenario| scenario.name == host_only::PEERS);
+    let scenario = scenario.with_context(|| format!("there is no file {} of scenarios", host_only::PEERS))?;
+    let stripped = strip(sh, &scenario.binary, scratch, &scenario.name)?;
+    guest.add_program(&stripped, &Path::new("/tests").join(&scenario.name))?;
+    let there = Path::new("/usr/lib/peers");
+    guest.add_file(&peers.join("oomkill.bt"), &there.join("oomkill.bt"));
+    for name in ["bpftrace", "oomkill"] {
+        let program = peers.join(name);
+        guest.add_file(&program, &Path::new("/usr/bin").join(name));
+        for library in libraries_with(&program, Some(peers))? {
+            let destination = library.strip_prefix(peers).map_or_else(|_| library.clone(), |name| there.join(name));
+            guest.add_file(&library, &destination);
+        }
+    }
+    guest.write(archive)
 }
 
 /// A copy without debug information, which would take most of the guest's memory.

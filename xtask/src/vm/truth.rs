@@ -161,7 +161,7 @@ fn numbers(machine: &str) -> Vec<u32> {
     machine.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// Compares what was measured with the file, and writes it where asked to and nothing got worse.
+/// Compares what was measured with the file, and writes it where asked to, every machine answered and nothing got worse.
 pub(crate) fn update(measured: &[Measured], write: bool) -> anyhow::Result<()> {
     let file = file();
     let before = Table::parse(&fs::read_to_string(&file).unwrap_or_default());
@@ -174,7 +174,7 @@ pub(crate) fn update(measured: &[Measured], write: bool) -> anyhow::Result<()> {
         say(&after.markdown());
         bail!("{} says what is no longer true:\n  {}", file.display(), lost.join("\n  "));
     }
-    if write && after != before {
+    if write && after != before && measured.iter().all(|machine| !machine.answers.is_empty()) {
         let folder = file.parent().context("a folder for the table")?;
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         fs::write(&file, format!("{HEAD}{}", after.markdown())).with_context(|| format!("write {}", file.display()))?;

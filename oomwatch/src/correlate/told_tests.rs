@@ -23,7 +23,7 @@ fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
     assert!(kill(&mut next, of_group(5, 100)).is_none(), "told");
     assert!(kill(&mut next, of_group(6, 101)).is_none(), "told");
     let (third, body) = kill(&mut next, of_group(7, 102)).unwrap();
-    assert!(body.group_kill);
+    assert_eq!(body.group_kill, Some(true));
     let ended = RunEnded { boot_ns: 110, run: run(90, true), no_kill: false, trigger_pid: 1 };
     let end = observe(&mut next, Observation::RunEnded(ended)).pop().unwrap();
     assert_eq!(end.incident_id, third.incident_id);

@@ -43,8 +43,7 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
     pack::pack(sh, files.path(), &archive)?;
     let booted = matrix::run(&boots, &archive, filter)?;
     let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.guest.to_string()).collect();
-    let truth =
-        if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
+    let truth = if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
     if !failed.is_empty() {
         bail!("scenarios failed below Linux {}", failed.join(", "));
     }

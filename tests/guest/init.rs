@@ -4,6 +4,7 @@
 //!
 //! - `cgroup=v1`, `cgroup=v2`: which cgroups have the memory controller
 //! - `all`, `subset`: every scenario, or those of `/subset`
+//! - `half=0`, `half=1`: every other program
 //! - `filter=TEXT`: only scenarios whose name has this
 //! - `shell`: instead of scenarios a shell for a person
 
@@ -62,7 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             return shell().map(|()| Vec::new());
         }
         let filter = arguments.iter().find_map(|argument| argument.strip_prefix("filter="));
-        programs::run(if has("subset") { Choice::Subset } else { Choice::All }, filter)
+        let half = arguments.iter().find_map(|argument| argument.strip_prefix("half=")?.parse().ok());
+        programs::run(if has("subset") { Choice::Subset } else { Choice::All }, half, filter)
     });
     let verdict = match outcome {
         Ok(failed) if failed.is_empty() => "init: success".to_owned(),

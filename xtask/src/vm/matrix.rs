@@ -26,12 +26,24 @@ const AT_ONCE: usize = 4;
 pub(super) struct Boot {
     pub(super) guest: Guest,
     pub(super) image: PathBuf,
+    /// Which half of the programs runs, 0 or 1; all where it is not halved.
+    pub(super) half: Option<u8>,
+}
+
+impl Boot {
+    fn name(&self) -> String {
+        match self.half {
+            None => self.guest.to_string(),
+            Some(half) => format!("{}.{half}", self.guest),
+        }
+    }
 }
 
 /// A guest that was booted.
 #[derive(Debug)]
 pub(super) struct Booted {
     pub(super) guest: Guest,
+    pub(super) name: String,
     pub(super) ended: Ended,
     pub(super) complaint: Option<String>,
 }
@@ -62,36 +74,37 @@ pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Resul
 
 fn boot_one(boot: &Boot, archive: &Path, filter: &str) -> anyhow::Result<Booted> {
     let guest = boot.guest;
-    let (console, log) = (log_file(&guest, "console")?, log_file(&guest, "log")?);
+    let name = boot.name();
+    let (console, log) = (log_file(&name, "console")?, log_file(&name, "log")?);
     let choice = if filter.is_empty() && !guest.kernel.everything { "subset" } else { "all" };
     let filter = if filter.is_empty() { String::new() } else { format!(" filter={filter}") };
-    let arguments = format!("cgroup={} {choice}{filter}", guest.hierarchy);
-    let name = guest.to_string();
+    let half = boot.half.map_or_else(String::new, |half| format!(" half={half}"));
+    let arguments = format!("cgroup={} {choice}{half}{filter}", guest.hierarchy);
     let machine =
         Machine { image: &boot.image, archive, console: &console, log: &log, arguments: &arguments, name: &name };
     let ended = machine.run()?;
     let complaint = report::complaint(&guest, &ended, &console);
     match &complaint {
-        None => say(&format!("{guest}| passed in {:.0} s", ended.took.as_secs_f64())),
-        Some(complaint) => say(&format!("{guest}| {complaint}")),
+        None => say(&format!("{name}| passed in {:.0} s", ended.took.as_secs_f64())),
+        Some(complaint) => say(&format!("{name}| {complaint}")),
     }
-    Ok(Booted { guest, ended, complaint })
+    Ok(Booted { guest, name, ended, complaint })
 }
 
 /// One line for each guest.
 fn summarize(booted: &[Booted], took: Duration) {
     say("guest           seconds  CPU  kernel            outcome");
-    for Booted { guest, ended, complaint } in booted {
+    for Booted { name, ended, complaint, .. } in booted {
         let cpu = ended.cpu.map_or_else(|| "?".to_owned(), |cpu| cpu.as_secs().to_string());
         let outcome = complaint.as_deref().and_then(|it| it.lines().next()).unwrap_or("passed");
         let version = report::version(&ended.lines).unwrap_or("?");
-        say(&format!("{:<15} {:>7} {cpu:>4}  {version:<17} {outcome}", guest.to_string(), ended.took.as_secs()));
+        say(&format!("{:<15} {:>7} {cpu:>4}  {version:<17} {outcome}", name, ended.took.as_secs()));
     }
     say(&format!("all in {} s", took.as_secs()));
 }
 
 /// Where a guest's words of this kind go.
-pub(super) fn log_file(guest: &Guest, kind: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn log_file(guest: &str, kind: &str) -> anyhow::Result<PathBuf> {
     let folder = compile::target_dir().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     Ok(folder.join(format!("{guest}.{kind}")))

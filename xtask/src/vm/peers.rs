@@ -82,7 +82,7 @@ pub(crate) fn peers(sh: &Shell) -> anyhow::Result<()> {
     let files = sh.create_temp_dir()?;
     let archive = files.path().join("initramfs.cpio");
     pack::pack_with_peers(sh, &folder(), files.path(), &archive)?;
-    let (console, log) = (matrix::log_file(&guest, "peers-console")?, matrix::log_file(&guest, "peers-log")?);
+    let (console, log) = (matrix::log_file("peers", "console")?, matrix::log_file("peers", "log")?);
     let arguments = format!("cgroup={} all", guest.hierarchy);
     let machine = Machine {
         image: &image,

@@ -20,7 +20,7 @@ pub(crate) fn shell(sh: &Shell, wanted: &[String]) -> anyhow::Result<()> {
     let files = sh.create_temp_dir()?;
     let archive = files.path().join("initramfs.cpio");
     pack::pack_for_a_person(sh, &archive)?;
-    let console = matrix::log_file(&guest, "console")?;
+    let console = matrix::log_file(&guest.to_string(), "console")?;
     say(&format!("booting {guest}; its console is in {}; `exit` ends it", console.display()));
     let arguments = format!("cgroup={} shell", guest.hierarchy);
     let mut qemu = qemu::command(&image, &archive, &console, &arguments)?;

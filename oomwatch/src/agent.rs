@@ -71,7 +71,7 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
     if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
         let kills = left.account.map(|account| account.kills);
-        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)), kills);
+        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)), kills)?;
         pipeline.keep(keeper, left.account, left.cgroups.as_deref());
     }
     if let (true, Some(folder)) = (loaded.has_past(), &config.state_dir) {

@@ -30,7 +30,15 @@ fn main() -> ExitCode {
         Err(ending) => return end(ending),
     };
     let Cli { command, log_format, .. } = cli;
-    let outcome = log::start(log_format).and_then(|()| {
+    let is_agent = matches!(&command, Command::Run(args) if !args.print_config);
+    let started =
+        if is_agent { log::start_beside(log_format).map(Some) } else { log::start(log_format).map(|()| None) };
+    // Until the last word is said.
+    let (_last_lines, started) = match started {
+        Ok(last_lines) => (last_lines, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let outcome = started.and_then(|()| {
         for warning in warnings {
             tracing::warn!("{warning}");
         }

@@ -1,15 +1,13 @@
 //! Up to where kills are told, kept across restarts: a record is given back to the kernel when its event is written, and
 //! the account is written before, so that a killed agent's successor goes on exactly there.
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
-
-use super::Pipeline;
+use super::{Pipeline, notebook::Notebook};
 use crate::{
     clock,
     observation::{MemcgId, ReadMark},
-    state::{Account, Contents, StateDir},
+    state::{Account, StateDir},
     told,
 };
 
@@ -19,6 +17,9 @@ const PATIENCE_NS: u64 = 1_000_000_000;
 const LOOK_NS: u64 = 20_000_000;
 /// From a change to the next `state.json`.
 const SAVE_AFTER_NS: u64 = 1_000_000_000;
+
+/// How long the end waits for the disk.
+const LAST_NOTE: Duration = Duration::from_secs(1);
 
 /// Gives back to the kernel what was read up to a position.
 pub(crate) type GiveBack = Box<dyn FnMut(u64) + Send>;
@@ -34,8 +35,8 @@ struct Pending {
 
 /// What is kept, and what still waits for the outputs.
 pub(crate) struct Keeper {
-    state: StateDir,
-    give_back: GiveBack,
+    state: Arc<StateDir>,
+    notebook: Notebook,
     pending: VecDeque<Pending>,
     /// Kills accounted for when it began.
     kills_before: Option<u64>,
@@ -44,8 +45,6 @@ pub(crate) struct Keeper {
     written: Option<Account>,
     look_ns: Option<u64>,
     save_ns: Option<u64>,
-    saving: Option<JoinHandle<()>>,
-    failed: bool,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -55,19 +54,22 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(state: StateDir, give_back: GiveBack, kills_before: Option<u64>) -> Self {
-        Self {
+    /// Of this folder.
+    ///
+    /// # Errors
+    /// The thread that writes there cannot be started.
+    pub(crate) fn new(state: StateDir, give_back: GiveBack, kills_before: Option<u64>) -> anyhow::Result<Self> {
+        let state = Arc::new(state);
+        Ok(Self {
+            notebook: Notebook::start(Arc::clone(&state), give_back)?,
             state,
-            give_back,
             pending: VecDeque::new(),
             kills_before,
             unwritten: VecDeque::new(),
             written: None,
             look_ns: None,
             save_ns: None,
-            saving: None,
-            failed: false,
-        }
+        })
     }
 
     /// Everything up to `mark` is in events up to `seq`.
@@ -102,20 +104,11 @@ impl Keeper {
     }
 
     fn write(&mut self, account: Account, now_ns: u64) {
-        if let Err(error) = self.state.write_account(&account) {
-            self.say_once(&format!("cannot note up to where kills are told: {error}"));
-        }
-        (self.give_back)(account.position);
+        self.notebook.note(account);
         if self.written.map(|written| written.kills) != Some(account.kills) {
             self.save_ns.get_or_insert(now_ns.saturating_add(SAVE_AFTER_NS));
         }
         self.written = Some(account);
-    }
-
-    fn say_once(&mut self, error: &str) {
-        if !std::mem::replace(&mut self.failed, true) {
-            tracing::warn!("{error}");
-        }
     }
 
     /// Whether the counters of cgroups hold no kill beyond the account: a kill that is read again must be news to them.
@@ -128,22 +121,17 @@ impl Keeper {
 
     /// Whether `state.json` is to be written now.
     fn is_due(&mut self, now_ns: u64) -> bool {
-        let idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
         let due = self.save_ns.is_some_and(|at| at <= now_ns);
-        if due && !idle {
+        if due && !self.notebook.is_idle() {
             self.save_ns = Some(now_ns.saturating_add(SAVE_AFTER_NS));
+            return false;
         }
-        due && idle
+        due
     }
 
-    /// Beside the events: a disk may take its time.
-    fn save(&mut self, contents: Contents) {
+    fn save(&mut self, cgroups: &[(MemcgId, u64)], complete: bool) {
         self.save_ns = None;
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = contents.save() {
-                tracing::warn!("the counters of cgroups are not kept: {error:#}");
-            }
-        }));
+        self.notebook.save(self.state.contents(cgroups, complete));
     }
 
     fn next_deadline(&self) -> Option<u64> {
@@ -186,8 +174,7 @@ impl Pipeline {
                 return;
             }
             let (cgroups, complete) = self.correlator.accounted_by_cgroup();
-            let contents = keeper.state.contents(&cgroups, complete);
-            keeper.save(contents);
+            keeper.save(&cgroups, complete);
         }
     }
 
@@ -201,19 +188,19 @@ impl Pipeline {
         if all_written {
             keeper.settle(None, None, clock::boot_ns());
         }
-        if !keeper.is_in_step(self.correlator.accounted()) {
-            return;
+        if keeper.is_in_step(self.correlator.accounted()) {
+            let (cgroups, complete) = self.correlator.accounted_by_cgroup();
+            keeper.save(&cgroups, complete);
         }
-        let (cgroups, complete) = self.correlator.accounted_by_cgroup();
-        if let Err(error) = keeper.state.contents(&cgroups, complete).save() {
-            tracing::warn!("the counters of cgroups are not kept: {error:#}");
+        if !keeper.notebook.finish(LAST_NOTE) {
+            tracing::warn!("the state folder cannot be written in time: some kills may be told twice");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -225,7 +212,19 @@ mod tests {
         let (state, _left) = StateDir::open(folder.path(), "boot").unwrap();
         let given_back = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&given_back);
-        (Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position)), Some(5)), folder, given_back)
+        (
+            Keeper::new(state, Box::new(move |position| sink.lock().unwrap().push(position)), Some(5)).unwrap(),
+            folder,
+            given_back,
+        )
+    }
+
+    /// Settles and waits for what is written.
+    fn settle(keeper: &mut Keeper, settled: Option<u64>, written: Option<u64>, now_ns: u64) {
+        keeper.settle(settled, written, now_ns);
+        while !keeper.notebook.is_idle() {
+            std::thread::yield_now();
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "the agent's own file, not the host's")]
@@ -237,10 +236,10 @@ mod tests {
     fn a_record_is_given_back_when_its_event_is_written() {
         let (mut keeper, folder, given_back) = keeper();
         keeper.read(MARK, 1, 7, 1);
-        keeper.settle(Some(6), Some(9), 2);
+        settle(&mut keeper, Some(6), Some(9), 2);
         assert_eq!((account(&folder).as_str(), given_back.lock().unwrap().len()), ("", 0));
         assert!(keeper.next_deadline().is_some());
-        keeper.settle(Some(7), Some(9), 3);
+        settle(&mut keeper, Some(7), Some(9), 3);
         assert!(account(&folder).contains("kills=00000000000000000001"), "{}", account(&folder));
         assert_eq!(*given_back.lock().unwrap(), [100]);
     }
@@ -249,11 +248,11 @@ mod tests {
     fn nobody_is_waited_for_longer_than_a_second_or_when_room_is_short() {
         let (mut keeper, _folder, given_back) = keeper();
         keeper.read(MARK, 1, 7, 1);
-        keeper.settle(Some(6), Some(9), PATIENCE_NS);
+        settle(&mut keeper, Some(6), Some(9), PATIENCE_NS);
         assert!(given_back.lock().unwrap().is_empty());
-        keeper.settle(Some(6), Some(9), PATIENCE_NS + 1);
+        settle(&mut keeper, Some(6), Some(9), PATIENCE_NS + 1);
         keeper.read(ReadMark { position: 200, urgent: true, ..MARK }, 2, 9, PATIENCE_NS + 2);
-        keeper.settle(Some(6), Some(9), PATIENCE_NS + 2);
+        settle(&mut keeper, Some(6), Some(9), PATIENCE_NS + 2);
         assert_eq!(*given_back.lock().unwrap(), [100, 200]);
     }
 
@@ -261,11 +260,11 @@ mod tests {
     fn what_is_given_back_and_written_by_nobody_is_not_noted_as_told() {
         let (mut keeper, folder, given_back) = keeper();
         keeper.read(ReadMark { urgent: true, ..MARK }, 12, 7, 1);
-        keeper.settle(Some(6), Some(6), 2);
+        settle(&mut keeper, Some(6), Some(6), 2);
         assert_eq!(*given_back.lock().unwrap(), [100]);
         assert!(account(&folder).contains("kills=00000000000000000005"), "{}", account(&folder));
         assert!(!keeper.is_in_step(Some(12)) && keeper.next_deadline().is_some());
-        keeper.settle(Some(6), Some(7), 3);
+        settle(&mut keeper, Some(6), Some(7), 3);
         assert!(account(&folder).contains("kills=00000000000000000012"), "{}", account(&folder));
         assert!(account(&folder).contains("read=00000000000000000100"), "{}", account(&folder));
         assert!(keeper.is_in_step(Some(12)));
@@ -276,7 +275,7 @@ mod tests {
         let (mut keeper, _folder, given_back) = keeper();
         for now_ns in 1..5 {
             keeper.read(MARK, 1, now_ns, now_ns);
-            keeper.settle(None, None, now_ns);
+            settle(&mut keeper, None, None, now_ns);
         }
         assert_eq!(*given_back.lock().unwrap(), [100]);
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod keep;
 mod living;
+mod notebook;
 mod outcome;
 mod recollection;
 mod report;

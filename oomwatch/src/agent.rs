@@ -3,7 +3,7 @@
 //! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
 //! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -11,7 +11,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     config::Config,
     host::{HostRoot, memory::MemoryHierarchy, system},
+    ladder::{self, Rung, Wish},
     live::Live,
+    observation::{MemcgId, Observation},
     pipeline::{self, Pipeline, keep::Keeper},
     sinks::{
         Sink,
@@ -22,8 +24,12 @@ use crate::{
         socket::Socket,
     },
     sources::{
-        cgroup, gvisor,
-        kernel::{self, load::Sight},
+        cgroup, counters, gvisor,
+        kernel::{
+            self,
+            load::{Loaded, Sight},
+        },
+        kmsg,
     },
     state::{Left, StateDir},
     stats::Stats,
@@ -56,27 +62,27 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
         account: left.account,
         cannot_pin: None,
     });
-    let loaded =
-        kernel::load::load(hierarchy.as_ref(), &config.withheld, keep).context("nothing works on this host")?;
-    for sentence in &loaded.sight.degraded {
+    let wish = Wish { root: &root, hierarchy: hierarchy.as_ref(), tier: config.tier, withheld: &config.withheld };
+    let rung = ladder::climb(wish, keep).context("nothing works on this host")?;
+    for sentence in &rung.sight.degraded {
         tracing::warn!(reason = sentence, "less is seen than could be");
     }
     let (asker, requests) = mpsc::channel(REQUESTS);
     let stats = Arc::new(Stats::default());
-    let [kernel_beat, gvisor_beat, cgroup_beat] = [KERNEL, "gvisor", "cgroup"].map(|name| stats.source(name));
-    let sinks = start_sinks(&config, outputs, &asker, &loaded.sight, &stats);
-    let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
-    if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
-        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)));
-        pipeline.keep(keeper, left.account, left.cgroups.as_deref());
+    let sinks = start_sinks(&config, outputs, &asker, &rung.sight, &stats);
+    let mut pipeline = Pipeline::new(&config, root.clone(), hierarchy.clone(), &rung, sinks)?;
+    if let Some((state, left)) = kept {
+        pipeline.keep(keeper(state, rung.kernel.as_ref()), left.account, left.cgroups.as_deref());
     }
-    pipeline.begin(loaded.has_past());
+    pipeline.begin(rung.kernel.as_ref().is_some_and(Loaded::has_past));
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
     let (stopper, order) = stop::channel();
     let mut sources = JoinSet::new();
-    sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), kernel_beat)));
+    let known = pipeline.known_cgroups();
+    start_rung(&mut sources, rung, (root, hierarchy, known), &observations, &order, &stats);
+    let [gvisor_beat, cgroup_beat] = ["gvisor", "cgroup"].map(|name| stats.source(name));
     sources.spawn(named(
         "gvisor",
         gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat),
@@ -136,8 +142,45 @@ fn add(sinks: &mut Vec<Box<dyn Sink>>, name: &str, sink: anyhow::Result<impl Sin
     }
 }
 
-/// The source without which the agent is of no use.
+/// What tells the kernel that a record is written and may go.
+fn keeper(state: StateDir, kernel: Option<&Loaded>) -> Keeper {
+    match kernel.and_then(Loaded::release) {
+        Some(mut release) => Keeper::new(state, Box::new(move |position| release.up_to(position))),
+        None => Keeper::new(state, Box::new(|_| {})),
+    }
+}
+
+/// Starts the sources that tell of kills.
+fn start_rung(
+    sources: &mut JoinSet<Ended>,
+    rung: Rung,
+    (root, hierarchy, known): (HostRoot, Option<MemoryHierarchy>, HashSet<MemcgId>),
+    observations: &mpsc::Sender<Observation>,
+    order: &Stop,
+    stats: &Stats,
+) {
+    let Rung { kernel: programs, counters: watches, log, counting, .. } = rung;
+    let has_programs = programs.is_some();
+    if let Some(loaded) = programs {
+        let beat = stats.source(KERNEL);
+        sources.spawn(named(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), beat)));
+    }
+    if let Some(log) = log {
+        let beat = stats.source(KMSG);
+        sources.spawn(named(KMSG, kmsg::run(log, observations.clone(), order.clone(), beat)));
+    }
+    if let Some((watches, hierarchy)) = watches.zip(hierarchy) {
+        let (counts, reads_totals) = (counting.counters, !has_programs);
+        let start = counters::Start { root, hierarchy, watches, counts, reads_totals, known };
+        let beat = stats.source(COUNTERS);
+        sources.spawn(named(COUNTERS, counters::run(start, observations.clone(), order.clone(), beat)));
+    }
+}
+
+/// The sources that tell of kills: without one of them the agent is not what it says it is.
 const KERNEL: &str = "kernel";
+const KMSG: &str = "kmsg";
+const COUNTERS: &str = "counters";
 
 type Ended = (&'static str, anyhow::Result<()>);
 
@@ -146,7 +189,7 @@ async fn named(name: &'static str, source: impl Future<Output = anyhow::Result<(
 }
 
 /// Passes the order to stop on to the sources, says at once which of them broke, and stops the others where that is
-/// the kernel's: an agent that sees no kills must not look alive.
+/// one that tells of kills: an agent that sees no kills must not look alive.
 async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) -> anyhow::Result<()> {
     let (mut outcome, mut stopping) = (Ok(()), false);
     loop {
@@ -165,7 +208,7 @@ async fn supervise(mut sources: JoinSet<Ended>, stop: &Stop, stopper: &Stopper) 
             Some(Err(panic)) => (KERNEL, panic.into()),
         };
         tracing::error!(source = name, "a source broke: {error:#}");
-        if name == KERNEL {
+        if [KERNEL, KMSG, COUNTERS].contains(&name) {
             stopper.stop();
             stopping = true;
             outcome = Err(error.context("kills are seen no more"));

@@ -2,6 +2,8 @@
 //! asked for by [`Output::Read`], deadlines are told by [`Correlator::next_deadline`].
 
 mod cgroups;
+mod counted;
+mod counts;
 mod group;
 mod kill_counter;
 mod limit;
@@ -14,6 +16,7 @@ mod victim;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
+    host::memory::MAX_CGROUPS,
     observation::{Counters, LostRecords, MemcgId, Observation, SourceFacts, WorkloadKey},
     outcome::Awaited,
     workload::Workload,
@@ -51,6 +54,17 @@ pub struct Subject {
     pub path: Option<CgroupPath>,
 }
 
+/// What kills are known by where no program sees all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counting {
+    /// Counters of cgroups.
+    pub counters: bool,
+    /// The kernel's log.
+    pub log: bool,
+    /// Marks of victims whose cgroup may be unknown.
+    pub marks: bool,
+}
+
 /// What the correlator wants.
 #[derive(Debug, Clone)]
 pub enum Output {
@@ -71,6 +85,10 @@ pub struct Correlator {
     /// Beginning of every incident id: names the boot.
     boot_tag: String,
     seen: recent::RecentVictims,
+    /// Lines of the log.
+    lines: recent::RecentLines,
+    /// Kills by witnesses and counters, where no program sees all of them.
+    counts: Option<counts::Counts<counted::Witness>>,
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
@@ -88,6 +106,8 @@ impl Correlator {
             facts,
             boot_tag: boot_id.chars().take(8).collect(),
             seen: recent::RecentVictims::default(),
+            lines: recent::RecentLines::default(),
+            counts: None,
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
@@ -96,6 +116,15 @@ impl Correlator {
             cgroups: cgroups::Cgroups::default(),
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
         }
+    }
+
+    /// Takes kills from counters too, and from the kernel's log.
+    #[must_use]
+    pub fn with_counts(mut self, counting: Counting) -> Self {
+        if counting != Counting::default() {
+            self.counts = Some(counts::Counts::new(counting.counters, counting.log || counting.marks));
+        }
+        self
     }
 
     /// Takes in what a source saw.
@@ -115,8 +144,18 @@ impl Correlator {
                 self.kill_counters.removed(change.memcg);
                 self.cgroups.removed(change.memcg, change.boot_ns);
                 self.accounts.removed(change.memcg);
+                if let Some(counts) = &mut self.counts {
+                    counts.removed(change.memcg, change.boot_ns);
+                }
             }
-            Observation::KillTotal(total) => out.extend(self.accounts.read(total).then_some(Output::ReadAll)),
+            Observation::KillTotal(total) => {
+                if self.counts.as_ref().is_some_and(counts::Counts::waits) {
+                    self.accounts.disturbed();
+                }
+                out.extend(self.accounts.read(total).then_some(Output::ReadAll));
+            }
+            Observation::Logged(kill) => self.logged(*kill, &mut out),
+            Observation::Counted(counters) => self.counted(&counters, &mut out),
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
@@ -153,6 +192,12 @@ impl Correlator {
     pub fn begin(&mut self, counters: &[Counters]) {
         for counters in counters {
             self.accounts.begin(counters);
+            if let Some(counts) = &mut self.counts {
+                counts.settled(counters);
+            }
+        }
+        if let Some(counts) = self.counts.as_mut().filter(|_| counters.len() >= MAX_CGROUPS) {
+            counts.is_incomplete();
         }
     }
 
@@ -176,6 +221,9 @@ impl Correlator {
 
     /// Tells which kills were missed, now that the counters of all cgroups are there.
     pub fn compare(&mut self, counters: &[Counters]) -> Vec<Output> {
+        if let Some(counts) = &mut self.counts {
+            counters.iter().for_each(|counters| counts.settled(counters));
+        }
         self.accounts.compare(counters).into_iter().map(found).collect()
     }
 
@@ -183,6 +231,7 @@ impl Correlator {
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
         let mut out: Vec<Output> = self.groups.expire(now_ns).into_iter().map(found).collect();
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
+        self.settle_counts(now_ns, &mut out);
         out
     }
 
@@ -193,12 +242,16 @@ impl Correlator {
 
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
-        self.groups.expire(u64::MAX).into_iter().map(found).collect()
+        let mut out = Vec::new();
+        self.settle_counts(u64::MAX, &mut out);
+        out.extend(self.groups.expire(u64::MAX).into_iter().map(found));
+        out
     }
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.groups.next_deadline(), self.unkilled.next_deadline()].into_iter().flatten().min()
+        let counts = self.counts.as_ref().and_then(counts::Counts::next_deadline);
+        [self.groups.next_deadline(), self.unkilled.next_deadline(), counts].into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.
@@ -216,7 +269,7 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
         boot_ns: 0,
         body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost, records, sink: None }),
         severity: Severity::Critical,
-        source: Source::Bpf,
+        source: if records == Some(LostRecords::Log) { Source::Kmsg } else { Source::Bpf },
         confidence: Confidence::Exact,
         incident_id: None,
         subject: None,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Finding, Subject};
 use crate::{
     event::{Body, Confidence, MemoryWarning, Role, Severity, Source},
-    observation::{MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
+    observation::{Level, MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
     outcome::{Awaited, Container},
     workload::Workload,
 };
@@ -33,6 +33,21 @@ pub(super) struct SandboxVictim {
     pub(super) workload: Workload,
     /// Of the warning before, where there was one.
     pub(super) incident_id: Option<String>,
+}
+
+/// Where a victim was and who, so far as that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) boot_ns: u64,
+    pub(super) pid: Option<u32>,
+    pub(super) memcg: Option<MemcgId>,
+    pub(super) levels: &'a [Level],
+}
+
+impl<'a> From<&'a Victim> for Whose<'a> {
+    fn from(victim: &'a Victim) -> Self {
+        Self { boot_ns: victim.boot_ns, pid: victim.pid, memcg: victim.memcg, levels: &victim.levels }
+    }
 }
 
 /// All sandboxes.
@@ -77,7 +92,7 @@ impl Sandboxes {
     }
 
     /// Whose sandbox a victim belonged to.
-    pub(super) fn of(&self, victim: &Victim) -> Option<SandboxVictim> {
+    pub(super) fn of(&self, victim: &Whose<'_>) -> Option<SandboxVictim> {
         let entry =
             self.entries.values().filter(|entry| entry.holds(victim)).max_by_key(|entry| entry.sandbox.boot_ns)?;
         let role = entry.role(victim);
@@ -104,7 +119,7 @@ impl Sandboxes {
 
 impl Entry {
     /// By its cgroup, which a victim cannot choose; by process id where the sandbox has none of its own.
-    fn holds(&self, victim: &Victim) -> bool {
+    fn holds(&self, victim: &Whose<'_>) -> bool {
         match &self.sandbox.cgroup {
             Some((memcg, _)) => is_in(victim, *memcg),
             None => victim.pid.is_some_and(|pid| self.is_sentry(pid) || self.sandbox.gofers.contains(&pid)),
@@ -115,7 +130,7 @@ impl Entry {
         pid == self.sandbox.key.pid
     }
 
-    fn role(&self, victim: &Victim) -> Role {
+    fn role(&self, victim: &Whose<'_>) -> Role {
         match victim.pid {
             Some(pid) if self.is_sentry(pid) => Role::Sentry,
             Some(pid) if self.sandbox.gofers.contains(&pid) => Role::Gofer,
@@ -150,7 +165,7 @@ pub(super) fn warning(crossed: &MemoryCrossed, incident_id: String) -> Finding {
     }
 }
 
-fn is_in(victim: &Victim, memcg: MemcgId) -> bool {
+fn is_in(victim: &Whose<'_>, memcg: MemcgId) -> bool {
     victim.memcg == Some(memcg) || victim.levels.iter().any(|level| level.memcg == memcg)
 }
 

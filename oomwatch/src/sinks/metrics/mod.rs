@@ -181,7 +181,9 @@ impl Exporter {
     }
 
     fn count_kill(&self, kill: &OomKill, workload: Option<&Workload>, now_ns: u64) {
-        self.latency.observe(kill.latency_seconds);
+        if let Some(latency) = kill.latency_seconds {
+            self.latency.observe(latency);
+        }
         self.series().killed(workload, (kill.scope, kill.limit_owner), now_ns);
         let unresolved = [
             (NO_WORKLOAD, workload.is_none()),

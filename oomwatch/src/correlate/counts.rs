@@ -1,9 +1,10 @@
 //! Kills known by witnesses (lines of the kernel's log, marks without a cgroup) and by the counters of cgroups: which of
 //! them are the same. The kernel counts each kill once in its victim's cgroup, then writes its line.
 //!
-//! In each cgroup, what is told grows to what is counted or witnessed, whichever is more, so no order and no copy of
-//! either tells a kill twice. A witness with a cgroup is told at once. A count waits for its witness for
-//! [`GRACE_NS`], a witness without a cgroup for its count: if only one cgroup has counts left, it was there.
+//! Each witness is another kill, and so is each count; a kill has one of both, as a rule. A witness with a cgroup is told
+//! at once, and takes a count of that cgroup, or the next one. A count waits for its witness for [`GRACE_NS`], a witness
+//! without a cgroup for its count: if only one cgroup has counts left, it was there. What is told of a count alone takes
+//! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -50,10 +51,11 @@ struct Tally {
     /// The counter as last read, and as it was when all was settled.
     read: u64,
     settled: u64,
-    /// Since then.
+    /// Since then: witnesses told, counts told without a witness, counts of witnesses that were told without a cgroup.
     witnessed: u64,
-    told: u64,
-    /// Counts that are not told, by when they were read.
+    alone: u64,
+    placed: u64,
+    /// Counts that are none of these, by when they were read.
     rises: VecDeque<(u64, u64)>,
     group_kills: u64,
     last_ns: u64,
@@ -101,7 +103,8 @@ impl Tally {
     fn settle(&mut self) {
         self.settled = self.read;
         self.witnessed = 0;
-        self.told = 0;
+        self.alone = 0;
+        self.placed = 0;
         self.rises.clear();
     }
 
@@ -123,15 +126,19 @@ impl Tally {
         }
     }
 
-    /// One more is told, with its count or ahead of it.
-    fn tell(&mut self) {
-        self.told += 1;
-        if let Some(first) = self.rises.front_mut() {
-            first.1 -= 1;
-            if first.1 == 0 {
-                self.rises.pop_front();
-            }
+    /// Takes the oldest count; false where there is none.
+    fn take_rise(&mut self) -> bool {
+        let Some(first) = self.rises.front_mut() else { return false };
+        first.1 -= 1;
+        if first.1 == 0 {
+            self.rises.pop_front();
         }
+        true
+    }
+
+    /// Witnesses whose counts are still to come.
+    fn ahead(&self) -> u64 {
+        (self.witnessed + self.alone + self.placed).saturating_sub(self.counted())
     }
 }
 
@@ -189,11 +196,19 @@ impl<W> Counts<W> {
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
-        tally.witnessed += 1;
-        if tally.witnessed <= tally.told {
+        if tally.alone > 0 {
+            // It was told by its count.
+            tally.alone -= 1;
+            tally.witnessed += 1;
             return None;
         }
-        tally.tell();
+        tally.witnessed += 1;
+        if !tally.take_rise() && tally.placed > 0 {
+            // A count was taken for another witness' that was this one's.
+            tally.placed -= 1;
+            self.unplaced += 1;
+            self.unplaced_ns = now_ns;
+        }
         self.note_rising(memcg);
         Some(if again { Told::Twice(memcg) } else { Told::Witnessed(witness, None) })
     }
@@ -230,9 +245,8 @@ impl<W> Counts<W> {
         tally.path = Some(counters.path.clone());
         let more_groups = group_kills.saturating_sub(tally.group_kills);
         tally.group_kills = tally.group_kills.max(group_kills);
-        let before = tally.counted();
+        let (before, ahead) = (tally.counted(), tally.ahead());
         tally.read = tally.read.max(kills);
-        let ahead = tally.told.saturating_sub(before);
         let rise = (tally.counted() - before).saturating_sub(ahead);
         if rise > 0 {
             tally.rise(rise, counters.boot_ns);
@@ -324,8 +338,8 @@ impl<W> Counts<W> {
 
     fn place(&mut self, memcg: MemcgId, witness: W) -> Option<Told<W>> {
         let tally = self.tallies.get_mut(&memcg)?;
-        tally.witnessed = tally.witnessed.max(tally.told) + 1;
-        tally.tell();
+        tally.witnessed += 1;
+        tally.take_rise();
         let path = tally.path.clone()?;
         self.note_rising(memcg);
         Some(Told::Witnessed(witness, Some((memcg, path))))
@@ -345,18 +359,21 @@ impl<W> Counts<W> {
         let due = tally.risen_until(until_ns);
         let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
         for number in 0..due {
-            tally.tell();
+            tally.take_rise();
             let Some(path) = tally.path.clone() else { continue };
             let double = self.doubles.iter().position(|double| path.is_within(&double.within));
             // What is counted twice is counted at least twice.
             let double = double.filter(|_| tally.counted() >= 2);
             told.push(if self.unplaced > 0 {
                 self.unplaced -= 1;
+                tally.placed += 1;
                 Told::Placed(memcg)
             } else if let Some(double) = double {
                 self.doubles.swap_remove(double);
+                tally.witnessed += 1;
                 Told::Twice(memcg)
             } else {
+                tally.alone += 1;
                 Told::Counted(memcg, path, read_ns.saturating_add(number))
             });
         }

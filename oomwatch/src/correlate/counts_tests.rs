@@ -89,6 +89,18 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
 }
 
 #[test]
+fn a_witness_is_told_though_its_count_was_taken_for_anothers() {
+    let mut counts = both();
+    counts.unplaced(7, SECOND, None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 2 * SECOND, 1));
+    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
+    assert_eq!(counts.witnessed(memcg(1), 3 * SECOND, false, 8), Some(Told::Witnessed(8, None)));
+    counts.counted(&reading(2, 3 * SECOND, 1));
+    assert_eq!(counts.due(4 * SECOND), [Told::Placed(memcg(2))], "there the first one was");
+}
+
+#[test]
 fn a_group_kill_says_in_which_cgroup_its_members_are() {
     let mut counts = both();
     counts.unplaced(7, SECOND, Some(path(2)));

@@ -70,8 +70,9 @@ impl OomNotices {
         }
         let tokens: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
         for notice in tokens.iter().filter_map(|token| self.by_token.get(token)) {
-            // It is counted down to 0, or was so already.
-            drop(rustix::io::read(notice, &mut [0_u8; 8]));
+            if let Err(error) = rustix::io::read(notice, &mut [0_u8; 8]) {
+                tracing::trace!(%error, "a notice was taken already");
+            }
         }
         tokens
     }

@@ -15,9 +15,10 @@ use crate::{
     observation::{CgroupChange, Counters, MemcgId, Observation},
 };
 
-/// When to look after a notice of cgroup v1, which comes before the kill. A kill takes a millisecond, on a host that has
-/// not run out of processors too; the others are for hosts that have.
-const LOOK_AFTER_NS: [u64; 4] = [10_000_000, 50_000_000, 200_000_000, 1_000_000_000];
+/// When to look after a notice of cgroup v1, which comes before the kill. Often at first, for a runtime removes the cgroup
+/// milliseconds after its last process; the later ones are for hosts short of processors.
+const LOOK_AFTER_NS: [u64; 8] =
+    [1_000_000, 2_000_000, 4_000_000, 8_000_000, 20_000_000, 50_000_000, 200_000_000, 1_000_000_000];
 /// Between two looks for cgroups that no hint told of.
 const SCAN_EVERY_NS: u64 = 60_000_000_000;
 /// The same, and for counters, where hints are lacking.

@@ -106,7 +106,7 @@ fn with_programs(wish: Wish<'_>, mut loaded: Loaded) -> Rung {
                 rung.counting = Counting { counters: true, log: false, marks: true };
             }
             Err(reason) => {
-                sight.degraded.push(format!("no counters ({reason}): a victim that is gone at once has no cgroup"))
+                sight.degraded.push(format!("no counters ({reason}): a victim that is gone at once has no cgroup"));
             }
         }
     }

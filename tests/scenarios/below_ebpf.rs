@@ -5,19 +5,21 @@ use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
     io::Write as _,
+    path::Path,
     thread::sleep,
     time::Duration,
 };
 
 use support::{
-    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, Output, PROCESS_TIMEOUT, Runtime, get,
-    memory_cgroup_version, require, say_skipped, wait_for,
+    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, Output, PROCESS_TIMEOUT, Runtime,
+    agent_command, get, memory_cgroup_version, require, run, say_skipped, wait_for,
 };
 
 const BY_COUNTERS: &[&str] = &["--tier", "cgroup"];
 const BY_LOG: &[&str] = &["--tier", "kmsg"];
 const BY_BOTH: &[&str] = &["--withhold", "bpf"];
 const STORM: usize = 50;
+const ROUNDS: u64 = 8;
 
 /// Whether victims and limits can be named.
 fn reads_log(agent: &[&str]) -> bool {
@@ -80,8 +82,8 @@ fn check_logged(kill: &Event, cgroup: &Cgroup, pid: u32) {
     assert_eq!(kill.text("/oom_memcg_confidence"), Some("exact"), "{kill}");
     assert_eq!(kill.text("/limit_owner"), Some("slice"), "{kill}");
     assert_eq!(kill.text("/workload/cgroup_path"), cgroup.path().to_str(), "{kill}");
-    let anon = kill.number("/memory/anon_rss_bytes").expect("memory.anon_rss_bytes");
-    assert!((12 << 20..=16 << 20).contains(&anon), "{kill}");
+    let anon = kill.number("/memory/anon_rss_bytes");
+    assert!(anon.is_some_and(|anon| (12 << 20..=16 << 20).contains(&anon)), "{kill}");
 }
 
 #[test]
@@ -97,9 +99,9 @@ fn a_kill_is_told_once_with_its_cgroup_by_counters_by_the_log_and_by_both() {
         let events = agent.stop();
         let kill = events.only_kill_below(cgroup.path());
         if reads_log(arguments) {
-            check_logged(kill, &cgroup, pid)
+            check_logged(kill, &cgroup, pid);
         } else {
-            check_counted(kill, &cgroup)
+            check_counted(kill, &cgroup);
         }
         let tier = if arguments == BY_BOTH { "cgroup+kmsg" } else { arguments[1] };
         assert_eq!(events[0].text("/tier"), Some(tier));
@@ -262,11 +264,11 @@ fn a_kill_in_a_cgroup_that_is_twenty_milliseconds_old_is_in_that_cgroup() {
 fn accounted(events: &[Event], parent: &Cgroup, pids: &HashSet<u64>) -> (u64, u64) {
     let of_us = |kill: &&&Event| {
         let path = kill.text("/task_memcg/path").unwrap_or_default();
-        path.starts_with(parent.path().to_str().unwrap())
-            || kill.number("/victim/tid").is_some_and(|tid| pids.contains(&tid))
+        Path::new(path).starts_with(parent.path()) || kill.number("/victim/tid").is_some_and(|tid| pids.contains(&tid))
     };
     let told = events.of_kind("oom_kill").iter().filter(of_us).count() as u64;
-    let missing = |event: &Event| event.number("/expected").unwrap() - event.number("/seen").unwrap();
+    let missing =
+        |event: &Event| event.number("/expected").unwrap_or_default() - event.number("/seen").unwrap_or_default();
     let missed = events.of_kind("missed").into_iter().map(missing).sum();
     (told, missed)
 }
@@ -274,7 +276,6 @@ fn accounted(events: &[Event], parent: &Cgroup, pids: &HashSet<u64>) -> (u64, u6
 #[test]
 fn a_cgroup_that_is_removed_at_once_leaves_an_event_or_the_news_of_a_missed_one() {
     require!(Agent);
-    const ROUNDS: u64 = 8;
     let parent = Cgroup::scratch();
     let agents = on_each_rung();
     let mut pids = HashSet::new();
@@ -388,6 +389,46 @@ fn kills_while_no_agent_ran_are_told_by_their_number() {
     assert_eq!((missed.number("/expected"), missed.number("/seen")), (Some(2), Some(0)), "{missed}");
     assert_eq!(missed.text("/since"), Some("agent_down"), "{missed}");
     assert_eq!(second.stop().kills_below(cgroup.path()).len(), 0);
+}
+
+#[test]
+fn a_rung_that_cannot_be_had_ends_the_agent_where_it_is_asked_for() {
+    require!(Agent);
+    for (tier, reason) in [("bpf", "withheld"), ("cgroup", "withheld"), ("kmsg", "withheld")] {
+        let finished = run(&mut agent_command(&["run", "--tier", tier, "--withhold", tier]));
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        let last = finished.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("nothing works on this host") && last.contains(reason), "{finished:?}");
+        assert_eq!(finished.stdout, "");
+    }
+    let finished = run(&mut agent_command(&["run", "--tier", "best"]));
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+}
+
+#[test]
+fn check_shows_the_rungs_below_ebpf_and_takes_the_best_that_is_left() {
+    require!(Agent);
+    let check = |withheld: &str| {
+        let finished = run(&mut agent_command(&["check", "--output", "json", "--withhold", withheld]));
+        let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a report");
+        (finished.code, report)
+    };
+    let counters = if memory_cgroup_version() == 1 { "eventfd" } else { "inotify" };
+    for (withheld, tier) in [("bpf", "cgroup+kmsg"), ("bpf,kmsg", "cgroup"), ("bpf,cgroup", "kmsg")] {
+        let (code, report) = check(withheld);
+        assert_eq!((code, report["tier"].as_str()), (Some(3), Some(tier)), "{report}");
+        let by = |target: &str| {
+            let features = report["features"].as_array().expect("features");
+            let feature = features.iter().find(|feature| feature["target"] == target).expect("the feature");
+            feature["by"].as_str().or(feature["reason"].as_str()).map(str::to_owned)
+        };
+        let expected = |way: &str, by: &str| if withheld.contains(way) { "withheld".to_owned() } else { by.to_owned() };
+        assert_eq!(by("cgroup counters"), Some(expected("cgroup", counters)), "{report}");
+        assert_eq!(by("/dev/kmsg"), Some(expected("kmsg", "kmsg")), "{report}");
+        assert!(report["degraded"].to_string().contains("no eBPF program sees kills (withheld)"), "{report}");
+    }
+    let (code, report) = check("bpf,cgroup,kmsg");
+    assert_eq!((code, report.get("tier")), (Some(1), None), "{report}");
 }
 
 #[test]

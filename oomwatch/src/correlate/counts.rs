@@ -6,7 +6,7 @@
 //! without a cgroup for its count: if only one cgroup has counts left, it was there. What is told of a count alone takes
 //! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::{
     cgroup_path::CgroupPath,
@@ -86,7 +86,7 @@ pub(super) struct Counts<W> {
     /// Of cgroups not known here some counts are from before.
     incomplete: bool,
     /// Cgroups with rises.
-    rising: BTreeMap<MemcgId, ()>,
+    rising: BTreeSet<MemcgId>,
     waiting: VecDeque<Waiting<W>>,
     /// Witnesses told without a cgroup whose counts are still to come, and the last of them.
     unplaced: u64,
@@ -149,7 +149,7 @@ impl<W> Counts<W> {
             has_witnesses,
             tallies: HashMap::new(),
             incomplete: false,
-            rising: BTreeMap::new(),
+            rising: BTreeSet::new(),
             waiting: VecDeque::new(),
             unplaced: 0,
             unplaced_ns: 0,
@@ -185,7 +185,7 @@ impl<W> Counts<W> {
             self.removed.push_back((now_ns, memcg));
         }
         while let Some((at, memcg)) = self.removed.front().copied() {
-            if now_ns.saturating_sub(at) < FORGET_NS || self.rising.contains_key(&memcg) {
+            if now_ns.saturating_sub(at) < FORGET_NS || self.rising.contains(&memcg) {
                 break;
             }
             self.removed.pop_front();
@@ -275,7 +275,7 @@ impl<W> Counts<W> {
             }
         }
         self.waiting = still;
-        let rising: Vec<MemcgId> = self.rising.keys().copied().collect();
+        let rising: Vec<MemcgId> = self.rising.iter().copied().collect();
         for memcg in rising {
             self.tell_counted(memcg, until_ns, now_ns, &mut told);
         }
@@ -290,7 +290,7 @@ impl<W> Counts<W> {
 
     /// When [`Self::due`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let rises = self.rising.keys().filter_map(|memcg| self.tallies.get(memcg)?.rises.front().map(|(at, _)| *at));
+        let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.front().map(|(at, _)| *at));
         let waiting = self.waiting.iter().map(|waiting| waiting.since_ns);
         rises.chain(waiting).min().map(|since_ns| since_ns.saturating_add(self.grace()))
     }
@@ -315,7 +315,7 @@ impl<W> Counts<W> {
 
     fn note_rising(&mut self, memcg: MemcgId) {
         if self.tallies.get(&memcg).is_some_and(|tally| !tally.rises.is_empty()) {
-            self.rising.insert(memcg, ());
+            self.rising.insert(memcg);
         } else {
             self.rising.remove(&memcg);
         }
@@ -333,7 +333,7 @@ impl<W> Counts<W> {
             let is_within = |within: &CgroupPath| tally.path.as_ref().is_some_and(|path| path.is_within(within));
             waiting.since_ns <= last_ns.saturating_add(SKEW_NS) && waiting.within.as_ref().is_none_or(is_within)
         };
-        self.rising.keys().filter(may_be).copied().collect()
+        self.rising.iter().filter(may_be).copied().collect()
     }
 
     fn place(&mut self, memcg: MemcgId, witness: W) -> Option<Told<W>> {

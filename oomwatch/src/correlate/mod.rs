@@ -222,7 +222,9 @@ impl Correlator {
     /// Tells which kills were missed, now that the counters of all cgroups are there.
     pub fn compare(&mut self, counters: &[Counters]) -> Vec<Output> {
         if let Some(counts) = &mut self.counts {
-            counters.iter().for_each(|counters| counts.settled(counters));
+            for counters in counters {
+                counts.settled(counters);
+            }
         }
         self.accounts.compare(counters).into_iter().map(found).collect()
     }

@@ -154,7 +154,7 @@ impl Cgroups {
                 if let Some(path) = self.below(watch, &name)
                     && let Some(memcg) = self.hierarchy.id_of(&path)
                 {
-                    self.add(memcg, path, now_ns);
+                    self.add(memcg, &path, now_ns);
                 }
             }
             Change::Removed { watch, name } => {
@@ -211,9 +211,9 @@ impl Cgroups {
         }
     }
 
-    fn add(&mut self, memcg: MemcgId, path: CgroupPath, now_ns: u64) {
+    fn add(&mut self, memcg: MemcgId, path: &CgroupPath, now_ns: u64) {
         self.add_one(memcg, path.clone(), now_ns);
-        self.add_below(&path, now_ns);
+        self.add_below(path, now_ns);
     }
 
     fn add_one(&mut self, memcg: MemcgId, path: CgroupPath, now_ns: u64) {

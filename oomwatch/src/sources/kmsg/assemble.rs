@@ -19,7 +19,7 @@ const MAX_PIECES: u32 = 10;
 /// A group kill under way.
 #[derive(Debug, Clone)]
 struct Group {
-    group: LoggedGroup,
+    named: LoggedGroup,
     first_tid: u32,
     /// The first victim as it was told, for its second kill.
     task_memcg: Option<LoggedMemcg>,
@@ -152,7 +152,7 @@ impl Assembler {
         let group = LoggedGroup { first_seq: first.seq, path };
         first.group = Some(group.clone());
         self.group = Some(Group {
-            group,
+            named: group,
             first_tid: first.tid,
             task_memcg: first.task_memcg.clone(),
             oom_memcg: first.oom_memcg.clone(),
@@ -209,7 +209,7 @@ impl Assembler {
         drop(group);
         let Some(group) = &mut self.group else { return };
         group.last_micros = micros;
-        kill.group = Some(group.group.clone());
+        kill.group = Some(group.named.clone());
         kill.trigger.clone_from(&group.trigger);
         kill.constraint = group.constraint;
         kill.oom_memcg.clone_from(&group.oom_memcg);

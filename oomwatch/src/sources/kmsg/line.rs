@@ -112,19 +112,19 @@ fn memcg_readings(names: &[u8]) -> Vec<Reading> {
     for at in all(names, b",task_memcg=/") {
         let (Some(oom_memcg), Some(rest)) = (names.get(..at), names.get(at + TASK.len()..)) else { continue };
         let oom_memcg = CgroupPath::from_bytes(oom_memcg);
-        readings.extend(task_readings(rest, Some(oom_memcg)));
+        readings.extend(task_readings(rest, Some(&oom_memcg)));
     }
     readings
 }
 
-fn task_readings(names: &[u8], oom_memcg: Option<CgroupPath>) -> Vec<Reading> {
+fn task_readings(names: &[u8], oom_memcg: Option<&CgroupPath>) -> Vec<Reading> {
     const TASK: &[u8] = b",task=";
     let mut readings = Vec::new();
     for at in all(names, TASK) {
         let (Some(path), Some(comm)) = (names.get(..at), names.get(at + TASK.len()..)) else { continue };
         let task_memcg = CgroupPath::from_bytes(path);
-        if comm.len() <= MAX_COMM && oom_memcg.as_ref().is_none_or(|oom_memcg| task_memcg.is_within(oom_memcg)) {
-            readings.push(Reading { oom_memcg: oom_memcg.clone(), task_memcg, comm: comm.to_vec() });
+        if comm.len() <= MAX_COMM && oom_memcg.is_none_or(|oom_memcg| task_memcg.is_within(oom_memcg)) {
+            readings.push(Reading { oom_memcg: oom_memcg.cloned(), task_memcg, comm: comm.to_vec() });
         }
     }
     readings

@@ -41,16 +41,9 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
-        match escaped(rest) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = rest.get(4..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+        let escaped = escaped(rest);
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { rest.get(4..).unwrap_or_default() } else { after };
     }
     bytes
 }

@@ -71,6 +71,12 @@ impl Correlator {
         self.tell(told, out);
     }
 
+    /// Tells everything that waits.
+    pub(super) fn settle_all_counts(&mut self, out: &mut Vec<Output>) {
+        let told = self.counts.as_mut().map(|counts| counts.rest()).unwrap_or_default();
+        self.tell(told, out);
+    }
+
     /// Tells what `counts` found.
     pub(super) fn tell(&mut self, told: impl IntoIterator<Item = Told<Witness>>, out: &mut Vec<Output>) {
         for told in told {

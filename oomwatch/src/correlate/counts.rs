@@ -22,6 +22,9 @@ const ALONE_NS: u64 = 50_000_000;
 const SKEW_NS: u64 = 100_000_000;
 /// A cgroup without kills for this long begins anew: what was witnessed and never counted is settled.
 const FORGET_NS: u64 = 10_000_000_000;
+/// What was told of a count or of a witness alone takes the other for this long. Counters are read every second in the
+/// worst case.
+const LATE_NS: u64 = 2_000_000_000;
 /// Cgroups with kills that are remembered. Kills in others are told as missed.
 const CAPACITY: usize = 65_536;
 /// Witnesses that wait; beyond it the oldest is told as it is.
@@ -55,9 +58,13 @@ struct Tally {
     witnessed: u64,
     alone: u64,
     placed: u64,
+    /// When counts were told without a witness; those that may still get theirs.
+    alone_ns: VecDeque<u64>,
     /// Counts that are none of these, by when they were read.
     rises: VecDeque<(u64, u64)>,
     group_kills: u64,
+    /// When more was last read.
+    rose_ns: u64,
     last_ns: u64,
 }
 
@@ -87,12 +94,18 @@ pub(super) struct Counts<W> {
     incomplete: bool,
     /// Cgroups with rises.
     rising: BTreeSet<MemcgId>,
+    /// Cgroups whose counter rose of late.
+    active: BTreeSet<MemcgId>,
     waiting: VecDeque<Waiting<W>>,
     /// Witnesses told without a cgroup whose counts are still to come, and the last of them.
     unplaced: u64,
     unplaced_ns: u64,
     doubles: Vec<Double>,
     removed: VecDeque<(u64, MemcgId)>,
+    /// When something last came.
+    latest_ns: u64,
+    /// What came until then and could be told is.
+    settled_ns: u64,
 }
 
 impl Tally {
@@ -105,6 +118,7 @@ impl Tally {
         self.witnessed = 0;
         self.alone = 0;
         self.placed = 0;
+        self.alone_ns.clear();
         self.rises.clear();
     }
 
@@ -126,19 +140,27 @@ impl Tally {
         }
     }
 
-    /// Takes the oldest count; false where there is none.
-    fn take_rise(&mut self) -> bool {
-        let Some(first) = self.rises.front_mut() else { return false };
-        first.1 -= 1;
-        if first.1 == 0 {
-            self.rises.pop_front();
+    /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be.
+    fn take_rise_of(&mut self, witnessed_ns: u64) {
+        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(SKEW_NS);
+        if let Some(place) = self.rises.iter().position(may_be) {
+            self.take_rise(place);
         }
-        true
+    }
+
+    fn take_rise(&mut self, place: usize) {
+        if let Some(rise) = self.rises.get_mut(place) {
+            rise.1 -= 1;
+            if rise.1 == 0 {
+                self.rises.remove(place);
+            }
+        }
     }
 
     /// Witnesses whose counts are still to come.
     fn ahead(&self) -> u64 {
-        (self.witnessed + self.alone + self.placed).saturating_sub(self.counted())
+        let with_count = self.counted().saturating_sub(self.risen_until(u64::MAX));
+        (self.witnessed + self.alone + self.placed).saturating_sub(with_count)
     }
 }
 
@@ -150,11 +172,14 @@ impl<W> Counts<W> {
             tallies: HashMap::new(),
             incomplete: false,
             rising: BTreeSet::new(),
+            active: BTreeSet::new(),
             waiting: VecDeque::new(),
             unplaced: 0,
             unplaced_ns: 0,
             doubles: Vec::new(),
             removed: VecDeque::new(),
+            latest_ns: 0,
+            settled_ns: 0,
         }
     }
 
@@ -196,19 +221,17 @@ impl<W> Counts<W> {
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
-        if tally.alone > 0 {
+        while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
+            tally.alone_ns.pop_front();
+        }
+        if tally.alone_ns.pop_front().is_some() {
             // It was told by its count.
             tally.alone -= 1;
             tally.witnessed += 1;
             return None;
         }
         tally.witnessed += 1;
-        if !tally.take_rise() && tally.placed > 0 {
-            // A count was taken for another witness' that was this one's.
-            tally.placed -= 1;
-            self.unplaced += 1;
-            self.unplaced_ns = now_ns;
-        }
+        tally.take_rise_of(now_ns);
         self.note_rising(memcg);
         Some(if again { Told::Twice(memcg) } else { Told::Witnessed(witness, None) })
     }
@@ -218,6 +241,7 @@ impl<W> Counts<W> {
         if !self.has_counters {
             return Some(Told::Witnessed(witness, None));
         }
+        self.latest_ns = self.latest_ns.max(now_ns);
         self.waiting.push_back(Waiting { witness, since_ns: now_ns, within });
         if self.waiting.len() <= MAX_WAITING {
             return None;
@@ -238,6 +262,7 @@ impl<W> Counts<W> {
         let is_new = !self.tallies.contains_key(&counters.memcg);
         let settled = if is_new && self.incomplete { kills } else { 0 };
         let group_kills = counters.local_oom_group_kill.unwrap_or_default();
+        let settled_ns = self.settled_ns;
         let Some(tally) = self.tally(counters.memcg, counters.boot_ns) else { return };
         if is_new {
             (tally.read, tally.settled) = (settled, settled);
@@ -248,8 +273,13 @@ impl<W> Counts<W> {
         let (before, ahead) = (tally.counted(), tally.ahead());
         tally.read = tally.read.max(kills);
         let rise = (tally.counted() - before).saturating_sub(ahead);
+        if tally.counted() > before {
+            tally.rose_ns = counters.boot_ns.max(settled_ns.saturating_add(1));
+            self.active.insert(counters.memcg);
+        }
         if rise > 0 {
-            tally.rise(rise, counters.boot_ns);
+            let Some(tally) = self.tallies.get_mut(&counters.memcg) else { return };
+            tally.rise(rise, counters.boot_ns.max(settled_ns.saturating_add(1)));
         }
         self.note_rising(counters.memcg);
         for _ in 0..more_groups {
@@ -260,26 +290,43 @@ impl<W> Counts<W> {
 
     /// Tells what waited long enough.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
-        let until_ns = now_ns.saturating_sub(self.grace());
+        self.tell(now_ns, now_ns.saturating_sub(self.grace()))
+    }
+
+    /// Tells everything that waits: nothing more will come.
+    pub(super) fn rest(&mut self) -> Vec<Told<W>> {
+        self.tell(self.latest_ns, u64::MAX)
+    }
+
+    /// Tells what came until then.
+    fn tell(&mut self, now_ns: u64, until_ns: u64) -> Vec<Told<W>> {
+        self.settled_ns = self.settled_ns.max(until_ns.min(now_ns));
         let mut told = Vec::new();
+        let mut reserved: HashMap<MemcgId, u64> = HashMap::new();
         let mut still = VecDeque::new();
         for waiting in std::mem::take(&mut self.waiting) {
-            let due = waiting.since_ns <= until_ns;
             let candidates = self.candidates(&waiting);
-            let any_due = candidates.iter().any(|memcg| self.risen_until(*memcg, until_ns) > 0);
-            match candidates[..] {
-                [only] if due || any_due => told.extend(self.place(only, waiting.witness)),
-                [] if due => told.push(self.give_up(waiting, now_ns)),
-                [_, _, ..] if due || any_due => told.push(self.give_up(waiting, now_ns)),
-                _ => still.push_back(waiting),
+            if waiting.since_ns > until_ns {
+                for memcg in candidates {
+                    *reserved.entry(memcg).or_default() += 1;
+                }
+                still.push_back(waiting);
+            } else if let Some(only) = self.only(&candidates) {
+                told.extend(self.place(only, waiting));
+            } else {
+                told.push(self.give_up(waiting, now_ns));
             }
         }
         self.waiting = still;
         let rising: Vec<MemcgId> = self.rising.iter().copied().collect();
         for memcg in rising {
-            self.tell_counted(memcg, until_ns, now_ns, &mut told);
+            let kept = reserved.get(&memcg).copied().unwrap_or_default();
+            self.tell_counted(memcg, until_ns, now_ns, kept, &mut told);
         }
         self.doubles.retain(|double| now_ns < double.until_ns);
+        let oldest_ns = until_ns.saturating_sub(SKEW_NS);
+        let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.rose_ns >= oldest_ns);
+        self.active.retain(is_active);
         told
     }
 
@@ -290,9 +337,12 @@ impl<W> Counts<W> {
 
     /// When [`Self::due`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.front().map(|(at, _)| *at));
-        let waiting = self.waiting.iter().map(|waiting| waiting.since_ns);
-        rises.chain(waiting).min().map(|since_ns| since_ns.saturating_add(self.grace()))
+        // What is older is kept for a witness, and told with it.
+        let is_open = |(read_ns, _): &&(u64, u64)| *read_ns > self.settled_ns;
+        let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.iter().find(is_open));
+        let waiting = self.waiting.front().map(|waiting| waiting.since_ns);
+        let next = rises.map(|(read_ns, _)| *read_ns).chain(waiting).min()?;
+        Some(next.saturating_add(self.grace()))
     }
 
     fn grace(&self) -> u64 {
@@ -305,6 +355,7 @@ impl<W> Counts<W> {
             self.incomplete = true;
             return None;
         }
+        self.latest_ns = self.latest_ns.max(now_ns);
         let tally = self.tallies.entry(memcg).or_default();
         if tally.is_over(now_ns) {
             tally.settle();
@@ -321,28 +372,30 @@ impl<W> Counts<W> {
         }
     }
 
-    fn risen_until(&self, memcg: MemcgId, until_ns: u64) -> u64 {
-        self.tallies.get(&memcg).map_or(0, |tally| tally.risen_until(until_ns))
-    }
-
-    /// Cgroups with a count that may be this witness'.
+    /// Cgroups in which this witness' kill may have been counted: also where each count is taken by now, for it may be
+    /// another witness that took it.
     fn candidates(&self, waiting: &Waiting<W>) -> Vec<MemcgId> {
         let may_be = |memcg: &&MemcgId| {
             let Some(tally) = self.tallies.get(*memcg) else { return false };
-            let last_ns = tally.rises.back().map_or(0, |(read_ns, _)| *read_ns);
             let is_within = |within: &CgroupPath| tally.path.as_ref().is_some_and(|path| path.is_within(within));
-            waiting.since_ns <= last_ns.saturating_add(SKEW_NS) && waiting.within.as_ref().is_none_or(is_within)
+            waiting.since_ns <= tally.rose_ns.saturating_add(SKEW_NS) && waiting.within.as_ref().is_none_or(is_within)
         };
-        self.rising.iter().filter(may_be).copied().collect()
+        self.active.iter().filter(may_be).copied().collect()
     }
 
-    fn place(&mut self, memcg: MemcgId, witness: W) -> Option<Told<W>> {
+    /// There only, if there is a count left.
+    fn only(&self, candidates: &[MemcgId]) -> Option<MemcgId> {
+        let [only] = candidates else { return None };
+        Some(*only).filter(|only| self.rising.contains(only))
+    }
+
+    fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
         let tally = self.tallies.get_mut(&memcg)?;
         tally.witnessed += 1;
-        tally.take_rise();
+        tally.take_rise_of(waiting.since_ns);
         let path = tally.path.clone()?;
         self.note_rising(memcg);
-        Some(Told::Witnessed(witness, Some((memcg, path))))
+        Some(Told::Witnessed(waiting.witness, Some((memcg, path))))
     }
 
     fn give_up(&mut self, waiting: Waiting<W>, now_ns: u64) -> Told<W> {
@@ -351,15 +404,16 @@ impl<W> Counts<W> {
         Told::Witnessed(waiting.witness, None)
     }
 
-    fn tell_counted(&mut self, memcg: MemcgId, until_ns: u64, now_ns: u64, told: &mut Vec<Told<W>>) {
-        if now_ns.saturating_sub(self.unplaced_ns) > FORGET_NS {
+    /// All but the counts that witnesses may still be of that wait: `kept`.
+    fn tell_counted(&mut self, memcg: MemcgId, until_ns: u64, now_ns: u64, kept: u64, told: &mut Vec<Told<W>>) {
+        if now_ns.saturating_sub(self.unplaced_ns) > LATE_NS {
             self.unplaced = 0;
         }
         let Some(tally) = self.tallies.get_mut(&memcg) else { return };
-        let due = tally.risen_until(until_ns);
+        let due = tally.risen_until(until_ns).saturating_sub(kept);
         let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
         for number in 0..due {
-            tally.take_rise();
+            tally.take_rise(0);
             let Some(path) = tally.path.clone() else { continue };
             let double = self.doubles.iter().position(|double| path.is_within(&double.within));
             // What is counted twice is counted at least twice.
@@ -374,6 +428,7 @@ impl<W> Counts<W> {
                 Told::Twice(memcg)
             } else {
                 tally.alone += 1;
+                tally.alone_ns.push_back(now_ns);
                 Told::Counted(memcg, path, read_ns.saturating_add(number))
             });
         }
@@ -381,6 +436,9 @@ impl<W> Counts<W> {
     }
 }
 
+#[cfg(test)]
+#[path = "counts_properties.rs"]
+mod properties;
 #[cfg(test)]
 #[path = "counts_tests.rs"]
 mod tests;

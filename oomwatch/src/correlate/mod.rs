@@ -245,7 +245,7 @@ impl Correlator {
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
         let mut out = Vec::new();
-        self.settle_counts(u64::MAX, &mut out);
+        self.settle_all_counts(&mut out);
         out.extend(self.groups.expire(u64::MAX).into_iter().map(found));
         out
     }

@@ -128,9 +128,9 @@ fn start_sinks(
         add(sinks, "otlp", Otlp::start(endpoint, &HostRoot::new(&config.host_root), asker));
     }
     if let Some(address) = config.listen_address {
-        let (tier, knows_limits) = (sight.tier.clone(), sight.exact_victim);
+        let (tier, limits) = (sight.tier.clone(), sight.limits);
         let (stats, asker) = (Arc::clone(stats), asker.clone());
-        add(sinks, "metrics", Metrics::start(metrics::Start { address, tier, knows_limits, stats, asker }));
+        add(sinks, "metrics", Metrics::start(metrics::Start { address, tier, limits, stats, asker }));
     }
     outputs
 }

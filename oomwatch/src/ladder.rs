@@ -7,6 +7,7 @@ use crate::{
     config::Tier,
     correlate::Counting,
     host::{HostRoot, memory::MemoryHierarchy},
+    sinks::metrics::Limits,
     sources::{
         counters::Watches,
         kernel::{
@@ -139,7 +140,8 @@ fn without_programs(wish: Wish<'_>, refused: Option<String>) -> anyhow::Result<R
         degraded.push(format!("no hints of some cgroups ({lacking}): kills there are told up to five seconds late"));
     }
     let counting = Counting { counters: counts.is_ok(), log: log.is_ok(), marks: false };
-    let sight = Sight { tier: tier.to_owned(), degraded, ..Sight::default() };
+    let limits = if log.is_ok() { Limits::Sometimes } else { Limits::Never };
+    let sight = Sight { tier: tier.to_owned(), degraded, limits, ..Sight::default() };
     Ok(Rung { sight, kernel: None, counters: watches.ok(), log: log.ok(), counting })
 }
 

@@ -1,6 +1,8 @@
 //! The rungs below the best: fewer ways into the kernel, less known, nothing wrong.
 
-use support::{Agent, Cgroup, Events as _, ExpectedKill, Hog, Output, Window, kernel_names_the_limit, require};
+use support::{
+    Agent, Cgroup, Events as _, ExpectedKill, Hog, Output, Window, kernel_names_the_limit, require, say_skipped,
+};
 
 /// A kill, seen by an agent that may not use some ways into the kernel.
 fn kill_seen_without(withheld: &str) -> (Cgroup, u32, Window, Vec<support::Event>) {
@@ -23,9 +25,34 @@ fn without_fentry_the_limit_is_known_by_kprobes_where_there_are_any() {
     ExpectedKill::of(pid, &cgroup, window).check(events.only_kill_below(cgroup.path()));
 }
 
+/// Whether this kernel's tracepoint is handed the victim itself; Linux 5.10.218 hands it a number only.
+fn tracepoint_has_task() -> bool {
+    let folders = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    let formats = folders.map(|folder| std::fs::read_to_string(format!("{folder}/events/oom/mark_victim/format")));
+    formats.into_iter().flatten().next().is_none_or(|format| format.contains("anon_rss"))
+}
+
+#[test]
+fn where_no_hook_is_handed_the_victim_its_record_and_the_counters_tell_of_it() {
+    require!(Agent);
+    let (cgroup, pid, _, events) = kill_seen_without("fentry,kprobe");
+    if tracepoint_has_task() {
+        return say_skipped("this kernel's tracepoint is handed the victim");
+    }
+    assert_eq!(events[0].text("/tier"), Some("bpf+record"));
+    let degraded = events[0].field("/degraded").map(ToString::to_string).unwrap_or_default();
+    assert!(degraded.contains("no hook is handed the victim"), "{degraded}");
+    let kill = events.only_kill_below(cgroup.path());
+    assert_eq!(kill.number("/victim/tid"), Some(pid.into()), "{kill}");
+    assert_eq!(kill.number("/task_memcg/id"), Some(cgroup.id()), "{kill}");
+}
+
 #[test]
 fn without_fentry_and_kprobes_the_limit_is_inferred_and_says_so() {
     require!(Agent);
+    if !tracepoint_has_task() {
+        return say_skipped("this kernel's tracepoint is not handed the victim");
+    }
     let (cgroup, pid, window, events) = kill_seen_without("fentry,kprobe");
     assert_eq!(events[0].text("/tier"), Some("bpf+inferred"));
     let expected = ExpectedKill { limit_is_exact: false, ..ExpectedKill::of(pid, &cgroup, window) };

@@ -2,7 +2,7 @@
 
 use super::{
     Correlator, Finding, Output, Subject,
-    counts::Told,
+    counts::{Counts, Told},
     found,
     sandboxes::{SandboxVictim, Whose},
 };
@@ -73,7 +73,7 @@ impl Correlator {
 
     /// Tells everything that waits.
     pub(super) fn settle_all_counts(&mut self, out: &mut Vec<Output>) {
-        let told = self.counts.as_mut().map(|counts| counts.rest()).unwrap_or_default();
+        let told = self.counts.as_mut().map(Counts::rest).unwrap_or_default();
         self.tell(told, out);
     }
 

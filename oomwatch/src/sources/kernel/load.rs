@@ -21,6 +21,7 @@ use super::{
 use crate::{
     host::{memory::MemoryHierarchy, system, tracefs, vmstat},
     observation::{KillTotal, SourceFacts},
+    sinks::metrics::Limits,
 };
 
 /// The program, built by `build.rs`.
@@ -83,6 +84,8 @@ pub(crate) struct Sight {
     pub(crate) degraded: Vec<String>,
     /// Victims come with their cgroup from the kernel.
     pub(crate) exact_victim: bool,
+    /// Of which kills the limit that was hit is known.
+    pub(crate) limits: Limits,
     /// Starts of programs are seen.
     pub(crate) sees_exec: bool,
     /// Ends of containers are seen with their exit codes.
@@ -260,6 +263,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
     Sight {
         tier,
         exact_victim: layout.is_some(),
+        limits: if layout.is_some() { Limits::Always } else { Limits::Never },
         sees_exec: attached.sees_exec,
         sees_exit: attached.sees_exit,
         facts: attached.facts(),

@@ -9,8 +9,10 @@ use super::{
 use crate::observation::{LoggedGroup, LoggedKill, LoggedMemcg, LoggedTrigger};
 
 /// Longest time between two lines of one group kill, by the kernel's clock. It does not sleep between them, but a serial
-/// console may take ten milliseconds a line.
-const GROUP_GAP_MICROS: u64 = 20_000;
+/// console may take ten milliseconds a line; 38 were seen in a virtual machine.
+const GROUP_GAP_MICROS: u64 = 200_000;
+/// How long the first victim of a group kill is known: no process gets its id in this time.
+const FIRST_VICTIM_MICROS: u64 = 5_000_000;
 /// How long a kill waits for the line that says that a group kill began with it: the kernel writes it right after.
 const SETTLE_NS: u64 = 15_000_000;
 /// Pieces of a summary that was cut: at 1,000 bytes each, two paths of `PATH_MAX` fit.
@@ -93,6 +95,7 @@ impl Assembler {
                 let before = self.flush();
                 let mut kill = self.kill(killed, record, boot_ns);
                 complete(&mut kill);
+                leave_group(&mut kill);
                 self.last = Some((kill, false));
                 before
             }
@@ -205,18 +208,31 @@ impl Assembler {
 
     /// A kill without a dump of its own, right after others of a group, is of that group.
     fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
-        let group = self.group.take_if(|group| micros.saturating_sub(group.last_micros) > GROUP_GAP_MICROS);
-        drop(group);
         let Some(group) = &mut self.group else { return };
+        let age = micros.saturating_sub(group.last_micros);
+        let is_first = kill.tid == group.first_tid && age <= FIRST_VICTIM_MICROS;
+        if age > GROUP_GAP_MICROS && !is_first {
+            return;
+        }
         group.last_micros = micros;
         kill.group = Some(group.named.clone());
         kill.trigger.clone_from(&group.trigger);
         kill.constraint = group.constraint;
         kill.oom_memcg.clone_from(&group.oom_memcg);
-        kill.again = kill.tid == group.first_tid;
+        kill.again = is_first;
         if kill.again {
             kill.task_memcg.clone_from(&group.task_memcg);
         }
+    }
+}
+
+/// A victim outside of the cgroup that is killed as one came right after it, without a dump of its own.
+fn leave_group(kill: &mut LoggedKill) {
+    let Some(group) = kill.group.take_if(|_| !kill.again) else { return };
+    if kill.task_memcg.as_ref().is_some_and(|memcg| !memcg.path.is_within(&group.path)) {
+        (kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None);
+    } else {
+        kill.group = Some(group);
     }
 }
 

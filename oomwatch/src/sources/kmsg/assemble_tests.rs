@@ -150,3 +150,27 @@ fn what_a_program_writes_is_nothing() {
     }
     assert_eq!(kills(&records), []);
 }
+
+#[test]
+fn neither_a_slow_console_nor_another_kill_is_taken_for_the_end_or_a_member_of_a_group() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let lines =
+        [&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(6, "y"), &killed(7, "z"), &killed(5, "x")];
+    let mut records = log(&lines);
+    records[4].micros += 37_000;
+    records[5].micros += 900_000;
+    let mut assembler = Assembler::default();
+    let mut kills = Vec::new();
+    for record in &records {
+        let elsewhere = |kill: &mut LoggedKill| {
+            if kill.tid == 7 {
+                let path = CgroupPath::from_bytes(b"/other");
+                kill.task_memcg = Some(LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None });
+            }
+        };
+        kills.extend(assembler.take(record, 0, elsewhere));
+    }
+    kills.extend(assembler.flush());
+    let seen: Vec<_> = kills.iter().map(|kill| (kill.tid, kill.again, kill.group.is_some())).collect();
+    assert_eq!(seen, [(5, false, true), (6, false, true), (7, false, false), (5, true, true)]);
+}

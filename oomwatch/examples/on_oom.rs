@@ -47,7 +47,8 @@ impl Watch {
 fn main() -> anyhow::Result<()> {
     let config = Config { listen_address: None, socket: None, state_dir: None, ..Config::default() };
     let watch = Watch::start(config, |event, kill| {
-        let pid = kill.victim.pid.unwrap_or(kill.victim.tid);
+        let pid = kill.victim.as_ref().map(|victim| victim.pid.unwrap_or(victim.tid).to_string());
+        let pid = pid.as_deref().unwrap_or("unknown");
         let container = event.workload.as_ref().and_then(|workload| workload.container_id.as_deref());
         println!("OOM: pid={pid} container={}", container.unwrap_or("none"));
     })?;

@@ -3,7 +3,10 @@
 //! Start: programs attached, then existing cgroups read, then `agent_started`. Stop: the source reads what is left in
 //! the kernel and ends, the queue runs dry, open incidents are closed, `agent_stopped`, the sinks drain.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -14,7 +17,9 @@ use tokio::{
 use crate::{
     config::Config,
     host::{HostRoot, memory::MemoryHierarchy, system},
+    ladder::{self, Rung, Wish},
     live::Live,
+    observation::{MemcgId, Observation},
     pipeline::{self, Pipeline, keep::Keeper},
     sinks::{
         Sink,
@@ -25,8 +30,12 @@ use crate::{
         socket::Socket,
     },
     sources::{
-        cgroup, gvisor,
-        kernel::{self, load::Sight},
+        cgroup, counters, gvisor,
+        kernel::{
+            self,
+            load::{Loaded, Sight},
+        },
+        kmsg,
     },
     state::{Left, StateDir},
     stats::Stats,
@@ -59,31 +68,32 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
         account: left.account,
         cannot_pin: None,
     });
-    let loaded =
-        kernel::load::load(hierarchy.as_ref(), &config.withheld, keep).context("nothing works on this host")?;
-    for sentence in &loaded.sight.degraded {
+    let wish = Wish { root: &root, hierarchy: hierarchy.as_ref(), tier: config.tier, withheld: &config.withheld };
+    let rung = ladder::climb(wish, keep).context("nothing works on this host")?;
+    for sentence in &rung.sight.degraded {
         tracing::warn!(reason = sentence, "less is seen than could be");
     }
     let (asker, requests) = mpsc::channel(REQUESTS);
     let stats = Arc::new(Stats::default());
-    let [kernel_beat, gvisor_beat, cgroup_beat] = [KERNEL, "gvisor", "cgroup"].map(|name| stats.source(name));
-    let sinks = start_sinks(&config, outputs, &asker, &loaded.sight, &stats);
-    let mut pipeline = Pipeline::new(&config, root, hierarchy, &loaded.sight, sinks)?;
-    if let (Some((state, left)), Some(mut release)) = (kept, loaded.release()) {
+    let sinks = start_sinks(&config, outputs, &asker, &rung.sight, &stats);
+    let mut pipeline = Pipeline::new(&config, root.clone(), hierarchy.clone(), &rung, sinks)?;
+    let has_past = rung.kernel.as_ref().is_some_and(Loaded::has_past);
+    if let Some((state, left)) = kept {
         let kills = left.account.map(|account| account.kills);
-        let keeper = Keeper::new(state, Box::new(move |position| release.up_to(position)), kills)?;
-        pipeline.keep(keeper, left.account, left.cgroups.as_deref());
+        pipeline.keep(keeper(state, rung.kernel.as_ref(), kills)?, left.account, left.cgroups.as_deref());
     }
-    if let (true, Some(folder)) = (loaded.has_past(), &config.state_dir) {
+    if let (true, Some(folder)) = (has_past, &config.state_dir) {
         pipeline.told_before(folder);
     }
-    pipeline.begin(loaded.has_past());
+    pipeline.begin(has_past);
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());
     let (stopper, order) = stop::channel();
     let mut sources = Sources::default();
-    sources.spawn(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), kernel_beat));
+    let known = pipeline.known_cgroups();
+    start_rung(&mut sources, rung, (root, hierarchy, known), &observations, &order, &stats);
+    let [gvisor_beat, cgroup_beat] = ["gvisor", "cgroup"].map(|name| stats.source(name));
     sources.spawn("gvisor", gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat));
     sources.spawn("cgroup", cgroup::run(cgroup, observations, order, cgroup_beat));
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
@@ -127,9 +137,9 @@ fn start_sinks(
         add(sinks, "otlp", Otlp::start(endpoint, &HostRoot::new(&config.host_root), asker));
     }
     if let Some(address) = config.listen_address {
-        let (tier, knows_limits) = (sight.tier.clone(), sight.exact_victim);
+        let (tier, limits) = (sight.tier.clone(), sight.limits);
         let (stats, asker) = (Arc::clone(stats), asker.clone());
-        add(sinks, "metrics", Metrics::start(metrics::Start { address, tier, knows_limits, stats, asker }));
+        add(sinks, "metrics", Metrics::start(metrics::Start { address, tier, limits, stats, asker }));
     }
     outputs
 }
@@ -141,8 +151,45 @@ fn add(sinks: &mut Vec<Box<dyn Sink>>, name: &str, sink: anyhow::Result<impl Sin
     }
 }
 
-/// The source without which the agent is of no use.
+/// What tells the kernel that a record is written and may go.
+fn keeper(state: StateDir, kernel: Option<&Loaded>, kills_before: Option<u64>) -> anyhow::Result<Keeper> {
+    match kernel.and_then(Loaded::release) {
+        Some(mut release) => Keeper::new(state, Box::new(move |position| release.up_to(position)), kills_before),
+        None => Keeper::new(state, Box::new(|_| {}), kills_before),
+    }
+}
+
+/// Starts the sources that tell of kills.
+fn start_rung(
+    sources: &mut Sources,
+    rung: Rung,
+    (root, hierarchy, known): (HostRoot, Option<MemoryHierarchy>, HashSet<MemcgId>),
+    observations: &mpsc::Sender<Observation>,
+    order: &Stop,
+    stats: &Stats,
+) {
+    let Rung { kernel: programs, counters: watches, log, counting, .. } = rung;
+    let has_programs = programs.is_some();
+    if let Some(loaded) = programs {
+        let beat = stats.source(KERNEL);
+        sources.spawn(KERNEL, kernel::run(loaded, observations.clone(), order.clone(), beat));
+    }
+    if let Some(log) = log {
+        let beat = stats.source(KMSG);
+        sources.spawn(KMSG, kmsg::run(log, observations.clone(), order.clone(), beat));
+    }
+    if let Some((watches, hierarchy)) = watches.zip(hierarchy) {
+        let (counts, reads_totals) = (counting.counters, !has_programs);
+        let start = counters::Start { root, hierarchy, watches, counts, reads_totals, known };
+        let beat = stats.source(COUNTERS);
+        sources.spawn(COUNTERS, counters::run(start, observations.clone(), order.clone(), beat));
+    }
+}
+
+/// The sources that tell of kills: without one of them the agent is not what it says it is.
 const KERNEL: &str = "kernel";
+const KMSG: &str = "kmsg";
+const COUNTERS: &str = "counters";
 
 /// Sources that run, by their names also where one panics.
 #[derive(Debug, Default)]
@@ -168,7 +215,7 @@ impl Sources {
 }
 
 /// Passes the order to stop on to the sources, says at once which of them broke, and stops the others where that is
-/// the kernel's: an agent that sees no kills must not look alive.
+/// one that tells of kills: an agent that sees no kills must not look alive.
 async fn supervise(mut sources: Sources, stop: &Stop, stopper: &Stopper) -> anyhow::Result<()> {
     let (mut outcome, mut stopping) = (Ok(()), false);
     loop {
@@ -186,7 +233,7 @@ async fn supervise(mut sources: Sources, stop: &Stop, stopper: &Stopper) -> anyh
             Some((name, Err(error))) => (name, error),
         };
         tracing::error!(source = name, "a source broke: {error:#}");
-        if name == KERNEL {
+        if [KERNEL, KMSG, COUNTERS].contains(&name) {
             stopper.stop();
             stopping = true;
             outcome = Err(error.context("kills are seen no more"));

@@ -13,7 +13,8 @@ use crate::{
     cli::HostArgs,
     config::OutputFormat,
     host::{HostRoot, memory::MemoryHierarchy, system},
-    sources::kernel::load::{self, Sight},
+    ladder::{self, Wish},
+    sources::kernel::hooks::Hook,
 };
 
 /// Options of `check`.
@@ -85,34 +86,37 @@ fn report(args: &CheckArgs) -> Report {
     if hierarchy.is_none() {
         degraded.push("no memory cgroup hierarchy is mounted: containers cannot be told apart by their files".into());
     }
-    let sight = load::load(hierarchy.as_ref(), &args.host.withhold, None).map_or_else(
+    let root = HostRoot::new(&args.host.host_root);
+    let wish = Wish { root: &root, hierarchy: hierarchy.as_ref(), tier: args.host.tier, withheld: &args.host.withhold };
+    let sight = ladder::climb(wish, None).map_or_else(
         |error| {
             degraded.push(error.to_string());
             None
         },
-        |loaded| Some(loaded.sight),
+        |rung| Some(rung.sight),
     );
     degraded.extend(sight.iter().flat_map(|sight| sight.degraded.iter().cloned()));
+    let hooks = sight.iter().flat_map(|sight| sight.hooks.iter().cloned()).chain(ladder::below(wish));
+    let features = hooks.map(feature).collect();
     Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system::kernel_release(),
         cgroup_version: hierarchy.map(|hierarchy| hierarchy.version),
         tier: sight.as_ref().map(|sight| sight.tier.clone()),
         exact: sight.as_ref().is_some_and(|sight| sight.exact_victim),
-        features: sight.as_ref().map(features).unwrap_or_default(),
+        features,
         degraded,
     }
 }
 
-fn features(sight: &Sight) -> Vec<Feature> {
-    let feature = |hook: &crate::sources::kernel::hooks::Hook| Feature {
+fn feature(hook: Hook) -> Feature {
+    Feature {
         target: hook.target,
         gives: hook.gives,
         works: hook.outcome.is_ok(),
         by: hook.outcome.as_ref().ok().copied(),
-        reason: hook.outcome.as_ref().err().cloned(),
-    };
-    sight.hooks.iter().map(feature).collect()
+        reason: hook.outcome.err(),
+    }
 }
 
 fn write_text(out: &mut impl io::Write, report: &Report) -> io::Result<()> {

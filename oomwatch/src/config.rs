@@ -13,6 +13,8 @@ pub struct Config {
     pub output: OutputFormat,
     /// Where the host's root is mounted.
     pub host_root: PathBuf,
+    /// By what kills are seen.
+    pub tier: Tier,
     /// Ways into the kernel not to be tried.
     pub withheld: Vec<String>,
     /// Warn from this share of a limit on, percent.
@@ -55,6 +57,7 @@ impl Default for Config {
         Self {
             output: OutputFormat::Text,
             host_root: PathBuf::from("/"),
+            tier: Tier::Auto,
             withheld: Vec::new(),
             threshold_percent: 95,
             rearm_percent: 90,
@@ -120,6 +123,32 @@ pub enum Estimator {
     Memfd,
     /// By the sum of `VmRSS` over its process tree, as the original system did: known to be wrong, 0.13 to 50 times the truth
     RssSum,
+}
+
+/// By what kills are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Tier {
+    /// By eBPF; where that does not load, by the counters of cgroups and the kernel's log
+    #[default]
+    Auto,
+    /// By eBPF only
+    Bpf,
+    /// By the counters of cgroups only
+    Cgroup,
+    /// By the kernel's log only
+    Kmsg,
+}
+
+impl Tier {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Bpf => "bpf",
+            Self::Cgroup => "cgroup",
+            Self::Kmsg => "kmsg",
+        }
+    }
 }
 
 /// Shape of lines.

@@ -76,6 +76,8 @@ pub enum Source {
     Bpf,
     /// Files of the memory cgroup.
     Cgroup,
+    /// The kernel's log.
+    Kmsg,
     /// Measurements of gVisor sandboxes.
     Gvisor,
     /// The kernel's counters, compared with what was reported.
@@ -170,10 +172,12 @@ impl Body {
 /// The kernel killed a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OomKill {
-    /// Whom.
-    pub victim: Process,
+    /// Whom; absent where only a counter tells of the kill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub victim: Option<Process>,
     /// Who ran into the limit.
-    pub trigger: Trigger,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
     /// Whose memory ran out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
@@ -198,8 +202,9 @@ pub struct OomKill {
     /// The whole cgroup was killed (`memory.oom.group`); absent where a counter cannot tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_kill: Option<bool>,
-    /// From the kill to the agent.
-    pub latency_seconds: f64,
+    /// From the kill to the agent; absent where the moment of the kill is not known that exactly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_seconds: Option<f64>,
 }
 
 /// A victim.
@@ -250,7 +255,8 @@ pub enum Role {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trigger {
     /// Process id on the host.
-    pub pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// Name of the thread, foreign bytes made visible.
     pub comm: String,
 }
@@ -281,8 +287,9 @@ pub struct Memcg {
     /// From the root of the hierarchy, foreign bytes made visible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// kernfs id.
-    pub id: u64,
+    /// kernfs id; absent where only its path was told and it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     /// Its limit, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,

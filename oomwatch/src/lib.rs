@@ -6,6 +6,7 @@
 //! - [`cli`], [`settings`] and [`config`]: what the user typed and wrote becomes a checked [`config::Config`]; [`live`]
 //!   is one that [`reload`] may change.
 //! - `sources`: each watches one thing and sends [`observation::Observation`]s. `sources::kernel` is the eBPF program.
+//! - `ladder`: which of those that tell of kills can be had on this host.
 //! - [`agent`]: start and stop; starts the sources and the sinks.
 //! - `pipeline`: the agent's state: hands observations to the next four, and events to the sinks.
 //! - [`correlate`]: a pure state machine; observations in, one [`correlate::Finding`] for each thing that happened out.
@@ -39,6 +40,7 @@ pub mod history;
 pub mod host;
 pub mod inventory;
 mod journal;
+mod ladder;
 mod library;
 pub mod live;
 pub mod log;

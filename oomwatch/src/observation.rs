@@ -19,6 +19,10 @@ pub enum Observation {
     FutileReclaim(FutileReclaim),
     /// Counters of a memcg, read from its files.
     Counters(Counters),
+    /// The same, from a source that looks at every change: kills are told by their difference.
+    Counted(Counters),
+    /// The kernel's log tells of a kill.
+    Logged(Box<LoggedKill>),
     /// All that the kernel recorded for an earlier agent was passed on: what follows is of now.
     CaughtUp,
     /// All records of kills up to here were passed on.
@@ -273,6 +277,8 @@ pub enum LostRecords {
     Oom,
     /// Cgroups made or removed, or futile reclaim: names may be missing, kills are not.
     Cgroup,
+    /// Lines of the kernel's log, whatever they were about.
+    Log,
 }
 
 /// What a source can see, so far as conclusions depend on it.
@@ -437,4 +443,78 @@ pub struct Counters {
     pub local_oom: Option<u64>,
     /// Tasks wait because the OOM killer is switched off (cgroup v1 only).
     pub under_oom: Option<bool>,
+    /// Group kills that this memcg's `memory.oom.group` ordered (cgroup2 only, from Linux 6.1 on).
+    pub local_oom_group_kill: Option<u64>,
+}
+
+/// A kill as the kernel's log tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedKill {
+    /// When the agent read of it.
+    pub boot_ns: u64,
+    /// Number of its line, by which a copy of it is known.
+    pub seq: u64,
+    /// Process id; `None` where only the thread is known.
+    pub pid: Option<u32>,
+    /// Thread that was killed.
+    pub tid: u32,
+    /// Process id inside the victim's own pid namespace, where that is not the host's and it was still there to be read.
+    pub ns_pid: Option<u32>,
+    /// It was the first process of such a namespace; `None` where it was gone before that could be read.
+    pub is_init: Option<bool>,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// User id in the initial user namespace.
+    pub uid: Option<u32>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Memory.
+    pub memory: VictimMemory,
+    /// Who ran into the limit; the kernel does not always say.
+    pub trigger: Option<LoggedTrigger>,
+    /// Whose memory ran out: a memcg's, else the host's.
+    pub of_memcg: bool,
+    /// The kernel's `enum oom_constraint`, by name.
+    pub constraint: Option<&'static str>,
+    /// The memcg whose limit was hit.
+    pub oom_memcg: Option<LoggedMemcg>,
+    /// The victim's memcg.
+    pub task_memcg: Option<LoggedMemcg>,
+    /// It is of a group kill.
+    pub group: Option<LoggedGroup>,
+    /// The first victim of a group kill is killed, counted and logged twice; this is the second time.
+    pub again: bool,
+}
+
+/// Who ran into a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedTrigger {
+    /// Its thread id.
+    pub tid: Option<u32>,
+    /// Process id; `None` where only the thread is known.
+    pub pid: Option<u32>,
+    /// Its name.
+    pub comm: Vec<u8>,
+}
+
+/// A memcg in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedMemcg {
+    /// Which; `None` where it is gone and nobody remembers it.
+    pub memcg: Option<MemcgId>,
+    /// Its path.
+    pub path: CgroupPath,
+    /// Its limit.
+    pub limit_bytes: Option<u64>,
+    /// Its charge.
+    pub usage_bytes: Option<u64>,
+}
+
+/// A group kill in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedGroup {
+    /// Number of its first victim's line: names it.
+    pub first_seq: u64,
+    /// The memcg that is killed as one.
+    pub path: CgroupPath,
 }

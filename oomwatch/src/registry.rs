@@ -136,6 +136,11 @@ impl Registry {
         }
     }
 
+    /// Every cgroup that is known.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = MemcgId> {
+        self.entries.keys().copied()
+    }
+
     /// Path of a cgroup, alive or not.
     pub(crate) fn path(&self, memcg: MemcgId) -> Option<&CgroupPath> {
         self.entries.get(&memcg).map(|entry| &entry.path)

@@ -43,7 +43,15 @@ fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
 fn counters(id: u64, path: &str) -> Counters {
     let path = CgroupPath::from_bytes(path.as_bytes());
     let memcg = memcg(id);
-    Counters { boot_ns: 5, memcg, path, local_oom_kill: None, local_oom: None, under_oom: None }
+    Counters {
+        boot_ns: 5,
+        memcg,
+        path,
+        local_oom_kill: None,
+        local_oom: None,
+        local_oom_group_kill: None,
+        under_oom: None,
+    }
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn check_says_where_only_degraded_tiers_work() {
 #[test]
 fn check_says_that_nothing_works() {
     require!(Agent);
-    let mut command = agent_command(&["check", "--output", "json"]);
+    let mut command = agent_command(&["check", "--output", "json", "--tier", "bpf"]);
     without_capabilities(&mut command, &[Capability::Bpf, Capability::SysAdmin]);
     let finished = run(&mut command);
     assert_eq!(finished.code, Some(1), "{finished:?}");

@@ -5,9 +5,8 @@ use support::{
     require, say_skipped,
 };
 
-/// Why a rung is not there.
-const ONLY_AN_ID: &str =
-    "the mark of this kernel carries a thread's id only, so no victim is seen without fentry and kprobe";
+/// Why a scenario of a rung says nothing here.
+const ONLY_AN_ID: &str = "the mark of this kernel carries a thread's id only";
 
 /// A kill, seen by an agent that may not use some ways into the kernel.
 fn kill_seen_without(withheld: &str) -> (Cgroup, u32, Window, Vec<support::Event>) {
@@ -28,6 +27,21 @@ fn without_fentry_the_limit_is_known_by_kprobes_where_there_are_any() {
     let tier = if kernel_names_the_limit() { "bpf+kprobe" } else { "bpf+inferred" };
     assert_eq!(events[0].text("/tier"), Some(tier));
     ExpectedKill::of(pid, &cgroup, window).check(events.only_kill_below(cgroup.path()));
+}
+
+#[test]
+fn where_no_hook_is_handed_the_victim_its_record_and_the_counters_tell_of_it() {
+    require!(Agent);
+    if marks_carry_the_task() {
+        return say_skipped("this kernel's mark is handed the victim");
+    }
+    let (cgroup, pid, _, events) = kill_seen_without("fentry,kprobe");
+    assert_eq!(events[0].text("/tier"), Some("bpf+record"));
+    let degraded = events[0].field("/degraded").map(ToString::to_string).unwrap_or_default();
+    assert!(degraded.contains("no hook is handed the victim"), "{degraded}");
+    let kill = events.only_kill_below(cgroup.path());
+    assert_eq!(kill.number("/victim/tid"), Some(pid.into()), "{kill}");
+    assert_eq!(kill.number("/task_memcg/id"), Some(cgroup.id()), "{kill}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use self::value::{address_or_none, boolean, command, globs, journal_mib, path_or_none, percent, poll_interval, url};
 use crate::{
     check::CheckArgs,
-    config::{Config, Estimator, OutputFormat},
+    config::{Config, Estimator, OutputFormat, Tier},
     events::EventsArgs,
     filter::Globs,
     ps::PsArgs,
@@ -28,6 +28,7 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/oomwatch";
 /// Headings of the help.
 const OUTPUT: &str = "Output";
 const WARNINGS: &str = "Warnings";
+const SIGHT: &str = "Sight";
 const GVISOR: &str = "gVisor";
 const PLACES: &str = "Places";
 const DIAGNOSIS: &str = "Diagnosis";
@@ -82,8 +83,11 @@ pub struct HostArgs {
     /// Where the BPF file system is mounted, in which the agent's programs outlive it
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", hide = true)]
     pub bpf_fs: PathBuf,
-    /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, btf
-    #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "btf"])]
+    /// By what kills are seen
+    #[arg(long, value_name = "TIER", value_enum, default_value_t, env = "OOMWATCH_TIER", help_heading = SIGHT)]
+    pub tier: Tier,
+    /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, btf, bpf; cgroup, kmsg
+    #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "btf", "bpf", "cgroup", "kmsg"])]
     pub withhold: Vec<String>,
 }
 
@@ -181,6 +185,7 @@ impl From<RunArgs> for Config {
         Self {
             output: args.output,
             host_root: args.host.host_root,
+            tier: args.host.tier,
             withheld: args.host.withhold,
             bpf_fs: args.host.bpf_fs,
             threshold_percent: args.threshold_percent,

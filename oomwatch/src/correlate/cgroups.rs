@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::{Finding, Subject, sandboxes};
+use super::{Finding, Subject, sandboxes, sandboxes::Whose};
 use crate::{
     event::{Confidence, Source},
-    observation::{MemcgId, MemoryCrossed, MemoryLine, Victim},
+    observation::{MemcgId, MemoryCrossed, MemoryLine},
 };
 
 /// How long a warned cgroup is remembered after its end, and a warning that is over.
@@ -53,10 +53,10 @@ impl Cgroups {
     }
 
     /// The incident that a victim's cgroup, or the innermost one around it, is in.
-    pub(super) fn incident_of(&self, victim: &Victim) -> Option<String> {
-        let cgroups = victim.memcg.into_iter().chain(victim.levels.iter().map(|level| level.memcg));
+    pub(super) fn incident_of(&self, whose: &Whose<'_>) -> Option<String> {
+        let cgroups = whose.memcg.into_iter().chain(whose.levels.iter().map(|level| level.memcg));
         let mut warnings = cgroups.filter_map(|memcg| self.warnings.get(&memcg));
-        let in_force = |warning: &&Warning| warning.over_ns.is_none_or(|at| victim.boot_ns <= at);
+        let in_force = |warning: &&Warning| warning.over_ns.is_none_or(|at| whose.boot_ns <= at);
         warnings.find(in_force).map(|warning| warning.incident_id.clone())
     }
 

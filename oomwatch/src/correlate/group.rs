@@ -1,7 +1,7 @@
 //! Group kills (`memory.oom.group`): victims are told one by one, then summed once the run of the OOM killer ended;
 //! where its end is not seen, once no member followed for a while.
 
-use super::{Finding, Subject, limit::Limit};
+use super::{Finding, Subject, counts, limit::Limit};
 use crate::{
     event::{Body, Confidence, Memcg, OomGroupKill, Severity, Source},
     observation::{RunEnded, Victim},
@@ -26,6 +26,8 @@ pub(super) struct Group {
     pub(super) incident_id: String,
     oom_memcg: Option<Memcg>,
     subject: Option<Subject>,
+    /// Who saw it.
+    source: Source,
 }
 
 /// Open group kills.
@@ -71,26 +73,60 @@ impl Groups {
             incident_id: incident_id.to_owned(),
             oom_memcg,
             subject,
+            source: Source::Bpf,
         });
+    }
+
+    /// The log tells of a member of the group whose first member has this line.
+    pub(super) fn logged(
+        &mut self,
+        first_line: u64,
+        boot_ns: u64,
+        incident_id: String,
+        oom_memcg: Option<Memcg>,
+        subject: Option<Subject>,
+    ) {
+        if let Some(group) = self.open.iter_mut().find(|group| group.is_logged(first_line)) {
+            group.victims += 1;
+            group.last_ns = boot_ns;
+            return;
+        }
+        if self.open.len() < MAX_OPEN {
+            let run_started_ns = Some(first_line);
+            let source = Source::Kmsg;
+            let (trigger_tid, last_ns, victims, limit) = (0, boot_ns, 1, None);
+            let group =
+                Group { trigger_tid, run_started_ns, last_ns, victims, limit, incident_id, oom_memcg, subject, source };
+            self.open.push(group);
+        }
+    }
+
+    /// What all members of that group share.
+    pub(super) fn logged_incident(&self, first_line: u64) -> Option<String> {
+        let group = self.open.iter().find(|group| group.is_logged(first_line))?;
+        Some(group.incident_id.clone())
     }
 
     /// A run ended: so did its group kill, if it was one.
     pub(super) fn run_ended(&mut self, ended: &RunEnded) -> Option<Finding> {
-        let index = self.open.iter().position(|group| group.run_started_ns == Some(ended.run.started_ns))?;
+        let index = self
+            .open
+            .iter()
+            .position(|group| group.source == Source::Bpf && group.run_started_ns == Some(ended.run.started_ns))?;
         Some(self.open.swap_remove(index).into_finding(ended.boot_ns))
     }
 
     /// Ends groups that were quiet for long enough.
     pub(super) fn expire(&mut self, now_ns: u64) -> Vec<Finding> {
         let patience = self.patience();
-        let ended = self.open.extract_if(.., |group| now_ns >= group.last_ns.saturating_add(patience));
+        let ended = self.open.extract_if(.., |group| now_ns >= group.ends_ns(patience));
         let ended: Vec<Group> = ended.collect();
         ended.into_iter().map(|group| group.clone().into_finding(group.last_ns)).collect()
     }
 
     /// When [`Self::expire`] is next due.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        self.open.iter().map(|group| group.last_ns.saturating_add(self.patience())).min()
+        self.open.iter().map(|group| group.ends_ns(self.patience())).min()
     }
 
     /// With the end of runs seen, waiting is only a net for a lost record.
@@ -100,7 +136,20 @@ impl Groups {
 }
 
 impl Group {
+    fn is_logged(&self, first_line: u64) -> bool {
+        self.source == Source::Kmsg && self.run_started_ns == Some(first_line)
+    }
+
+    /// Members that only the log tells of may wait for their cgroup.
+    fn ends_ns(&self, patience: u64) -> u64 {
+        let wait = if self.source == Source::Kmsg { counts::GRACE_NS + QUIET_NS } else { patience };
+        self.last_ns.saturating_add(wait)
+    }
+
     fn is_of(&self, victim: &Victim) -> bool {
+        if self.source != Source::Bpf {
+            return false;
+        }
         match (&victim.run, self.run_started_ns) {
             (Some(run), Some(started_ns)) => run.started_ns == started_ns,
             (None, None) => {
@@ -115,7 +164,7 @@ impl Group {
             boot_ns,
             body: Body::OomGroupKill(OomGroupKill { victims: self.victims, oom_memcg: self.oom_memcg }),
             severity: Severity::Critical,
-            source: Source::Bpf,
+            source: self.source,
             confidence: Confidence::Exact,
             incident_id: Some(self.incident_id),
             subject: self.subject,

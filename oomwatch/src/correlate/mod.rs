@@ -2,6 +2,8 @@
 //! asked for by [`Output::Read`], deadlines are told by [`Correlator::next_deadline`].
 
 mod cgroups;
+mod counted;
+mod counts;
 mod group;
 mod kill_counter;
 mod limit;
@@ -17,6 +19,7 @@ pub use self::told::Told;
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
+    host::memory::MAX_CGROUPS,
     observation::{Counters, LostRecords, MemcgId, Observation, SandboxKey, SourceFacts, WorkloadKey},
     outcome::Awaited,
     workload::Workload,
@@ -63,6 +66,17 @@ pub struct Subject {
     pub path: Option<CgroupPath>,
 }
 
+/// What kills are known by where no program sees all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counting {
+    /// Counters of cgroups.
+    pub counters: bool,
+    /// The kernel's log.
+    pub log: bool,
+    /// Marks of victims whose cgroup may be unknown.
+    pub marks: bool,
+}
+
 /// What the correlator wants.
 #[derive(Debug, Clone)]
 pub enum Output {
@@ -87,6 +101,10 @@ pub struct Correlator {
     marks: recent::RecentMarks,
     /// By an earlier agent.
     told: Told,
+    /// Lines of the log.
+    lines: recent::RecentLines,
+    /// Kills by witnesses and counters, where no program sees all of them.
+    counts: Option<counts::Counts<counted::Witness>>,
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
@@ -107,6 +125,8 @@ impl Correlator {
             seen: recent::RecentVictims::default(),
             marks: recent::RecentMarks::default(),
             told: Told::default(),
+            lines: recent::RecentLines::default(),
+            counts: None,
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
@@ -116,6 +136,15 @@ impl Correlator {
             unkilled: unkilled::Unkilled::new(facts.sees_no_kill),
             losses: losses::Losses::default(),
         }
+    }
+
+    /// Takes kills from counters too, and from the kernel's log.
+    #[must_use]
+    pub fn with_counts(mut self, counting: Counting) -> Self {
+        if counting != Counting::default() {
+            self.counts = Some(counts::Counts::new(counting.counters, counting.log || counting.marks));
+        }
+        self
     }
 
     /// Takes in what a source saw.
@@ -141,8 +170,18 @@ impl Correlator {
                 self.accounts.removed(change.memcg);
                 let hit = self.unkilled.removed(change.memcg);
                 out.extend(hit.map(|hit| self.without_kill(hit)));
+                if let Some(counts) = &mut self.counts {
+                    counts.removed(change.memcg, change.boot_ns);
+                }
             }
-            Observation::KillTotal(total) => out.extend(self.accounts.read(total).then_some(Output::ReadAll)),
+            Observation::KillTotal(total) => {
+                if self.counts.as_ref().is_some_and(counts::Counts::waits) {
+                    self.accounts.disturbed();
+                }
+                out.extend(self.accounts.read(total).then_some(Output::ReadAll));
+            }
+            Observation::Logged(kill) => self.logged(*kill, &mut out),
+            Observation::Counted(counters) => self.counted(&counters, &mut out),
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
@@ -181,6 +220,12 @@ impl Correlator {
     pub fn begin(&mut self, counters: &[Counters]) {
         for counters in counters {
             self.accounts.begin(counters);
+            if let Some(counts) = &mut self.counts {
+                counts.settled(counters);
+            }
+        }
+        if let Some(counts) = self.counts.as_mut().filter(|_| counters.len() >= MAX_CGROUPS) {
+            counts.is_incomplete();
         }
     }
 
@@ -209,6 +254,11 @@ impl Correlator {
 
     /// Tells which kills were missed, now that the counters of all cgroups are there.
     pub fn compare(&mut self, counters: &[Counters]) -> Vec<Output> {
+        if let Some(counts) = &mut self.counts {
+            for counters in counters {
+                counts.settled(counters);
+            }
+        }
         self.accounts.compare(counters).into_iter().map(found).collect()
     }
 
@@ -219,6 +269,7 @@ impl Correlator {
         out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
+        self.settle_counts(now_ns, &mut out);
         out
     }
 
@@ -245,7 +296,9 @@ impl Correlator {
 
     /// Ends everything that still waits: nothing more will be seen.
     pub fn finish(&mut self) -> Vec<Output> {
-        let mut out = self.end_groups(u64::MAX);
+        let mut out = Vec::new();
+        self.settle_all_counts(&mut out);
+        out.extend(self.end_groups(u64::MAX));
         out.extend(self.losses.take().map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(u64::MAX);
         out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
@@ -254,8 +307,9 @@ impl Correlator {
 
     /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.groups.next_deadline(), self.unkilled.next_deadline(), self.losses.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let counts = self.counts.as_ref().and_then(counts::Counts::next_deadline);
+        let (groups, losses) = (self.groups.next_deadline(), self.losses.next_deadline());
+        [groups, self.unkilled.next_deadline(), losses, counts].into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.
@@ -273,7 +327,7 @@ fn loss(records: Option<LostRecords>, lost: u64) -> Finding {
         boot_ns: 0,
         body: Body::Loss(Loss { stage: LossStage::Ringbuf, lost, records, sink: None }),
         severity: Severity::Critical,
-        source: Source::Bpf,
+        source: if records == Some(LostRecords::Log) { Source::Kmsg } else { Source::Bpf },
         confidence: Confidence::Exact,
         incident_id: None,
         subject: None,

@@ -7,6 +7,9 @@ use super::told::SAME_MARK_NS;
 /// Victims remembered. Marks of one process lie within one run of the OOM killer, which kills fewer.
 const CAPACITY: usize = 4096;
 
+/// Lines of the log remembered. A copy could only come of a reader that begins anew.
+const LINES: usize = 256;
+
 /// A process by id and start time, which together are never used again within a boot.
 type Process = (u32, u64);
 
@@ -58,6 +61,24 @@ impl RecentMarks {
             && self.last.get(&oldest) == Some(&at)
         {
             self.last.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Numbers of the last lines of the log that told of a kill.
+#[derive(Debug, Default)]
+pub(super) struct RecentLines(VecDeque<u64>);
+
+impl RecentLines {
+    /// Remembers a line; false where it was known.
+    pub(super) fn insert(&mut self, seq: u64) -> bool {
+        if self.0.contains(&seq) {
+            return false;
+        }
+        self.0.push_back(seq);
+        if self.0.len() > LINES {
+            self.0.pop_front();
         }
         true
     }

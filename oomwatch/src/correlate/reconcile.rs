@@ -119,7 +119,7 @@ impl Accounts {
 
     /// Records were lost on their way from the kernel.
     pub(super) fn lost(&mut self, records: LostRecords) {
-        self.lost |= records == LostRecords::Oom;
+        self.lost |= matches!(records, LostRecords::Oom | LostRecords::Log);
     }
 
     /// A kill is told. `begins_group`: it is the first of a group kill.
@@ -139,6 +139,50 @@ impl Accounts {
             if let Some(tally) = self.cgroups.get_mut(&memcg) {
                 tally.tell(victim.boot_ns, groups, grouped);
             }
+        }
+    }
+
+    /// A kill is told that was counted once.
+    pub(super) fn told_by(&mut self, memcg: Option<MemcgId>, boot_ns: u64) {
+        self.unchanged = None;
+        if let Some(total) = &mut self.total {
+            total.tell(boot_ns, 0, 0);
+        }
+        if let Some(memcg) = memcg {
+            self.of(memcg, |tally| tally.tell(boot_ns, 0, 0));
+        }
+    }
+
+    /// The kernel counted a kill twice that is told once.
+    pub(super) fn counted_twice(&mut self, memcg: Option<MemcgId>) {
+        let twice = |tally: &mut Tally| {
+            tally.groups += 1;
+            tally.grouped += 1;
+        };
+        if let Some(total) = &mut self.total {
+            twice(total);
+        }
+        if let Some(memcg) = memcg {
+            self.of(memcg, twice);
+        }
+    }
+
+    /// A kill told before was in this cgroup.
+    pub(super) fn placed(&mut self, memcg: MemcgId) {
+        self.of(memcg, |tally| tally.told += 1);
+    }
+
+    /// Kills are on their way: a reading now is no quiet one.
+    pub(super) fn disturbed(&mut self) {
+        self.unchanged = None;
+    }
+
+    fn of(&mut self, memcg: MemcgId, change: impl FnOnce(&mut Tally)) {
+        if !self.cgroups.contains_key(&memcg) {
+            self.insert(memcg, Tally::default());
+        }
+        if let Some(tally) = self.cgroups.get_mut(&memcg) {
+            change(tally);
         }
     }
 

@@ -43,6 +43,7 @@ fn counters(id: u64, boot_ns: u64, kills: u64) -> Counters {
         local_oom_kill: Some(kills),
         local_oom: None,
         under_oom: None,
+        local_oom_group_kill: None,
     }
 }
 

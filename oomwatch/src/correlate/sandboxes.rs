@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Finding, OfSandbox, Subject};
 use crate::{
     event::{Body, Confidence, MemoryWarning, Role, Severity, Source},
-    observation::{MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
+    observation::{Level, MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
     outcome::{Awaited, Container},
 };
 
@@ -38,6 +38,23 @@ pub(super) struct SandboxVictim {
     pub(super) role: Role,
     /// Of what happened to it just before, where something did.
     pub(super) incident_id: Option<String>,
+}
+
+/// Where a victim was and who, so far as that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) boot_ns: u64,
+    pub(super) pid: Option<u32>,
+    pub(super) start_ns: Option<u64>,
+    pub(super) memcg: Option<MemcgId>,
+    pub(super) levels: &'a [Level],
+}
+
+impl<'a> From<&'a Victim> for Whose<'a> {
+    fn from(victim: &'a Victim) -> Self {
+        let Victim { boot_ns, pid, start_ns, memcg, ref levels, .. } = *victim;
+        Self { boot_ns, pid, start_ns, memcg, levels }
+    }
 }
 
 /// All sandboxes.
@@ -90,7 +107,7 @@ impl Sandboxes {
     }
 
     /// Whose sandbox a victim belonged to: the one whose process it was, else the innermost by its cgroup.
-    pub(super) fn of(&self, victim: &Victim) -> Option<SandboxVictim> {
+    pub(super) fn of(&self, victim: &Whose<'_>) -> Option<SandboxVictim> {
         let holders = self.entries.values().filter(|entry| entry.holds(victim));
         let entry = holders.max_by_key(|entry| (entry.has_process(victim), entry.depth(), entry.sandbox.boot_ns))?;
         let incident_id = entry.open_incident(victim.boot_ns);
@@ -127,7 +144,7 @@ impl Entry {
     }
 
     /// By its cgroup, which a victim cannot choose; by process where the sandbox has none of its own.
-    fn holds(&self, victim: &Victim) -> bool {
+    fn holds(&self, victim: &Whose<'_>) -> bool {
         match &self.sandbox.cgroup {
             Some((memcg, _)) => is_in(victim, *memcg),
             None => self.has_process(victim),
@@ -135,17 +152,17 @@ impl Entry {
     }
 
     /// Its sentry or a gofer of it. Process ids are given to others once it ended.
-    fn has_process(&self, victim: &Victim) -> bool {
+    fn has_process(&self, victim: &Whose<'_>) -> bool {
         let lived = self.ended_ns.is_none_or(|at| victim.boot_ns <= at);
         lived && (self.is_sentry(victim) || self.is_gofer(victim))
     }
 
-    fn is_sentry(&self, victim: &Victim) -> bool {
+    fn is_sentry(&self, victim: &Whose<'_>) -> bool {
         let is_it = |start_ns| self.sandbox.key.started_at(start_ns);
         victim.pid == Some(self.sandbox.key.pid) && victim.start_ns.is_none_or(is_it)
     }
 
-    fn is_gofer(&self, victim: &Victim) -> bool {
+    fn is_gofer(&self, victim: &Whose<'_>) -> bool {
         victim.pid.is_some_and(|pid| self.sandbox.gofers.contains(&pid))
     }
 
@@ -153,7 +170,7 @@ impl Entry {
         self.sandbox.cgroup.as_ref().map_or(0, |(_, path)| path.depth())
     }
 
-    fn role(&self, victim: &Victim) -> Role {
+    fn role(&self, victim: &Whose<'_>) -> Role {
         match victim {
             victim if self.is_sentry(victim) => Role::Sentry,
             victim if self.is_gofer(victim) => Role::Gofer,
@@ -188,7 +205,7 @@ pub(super) fn warning(crossed: &MemoryCrossed, incident_id: String) -> Finding {
     }
 }
 
-fn is_in(victim: &Victim, memcg: MemcgId) -> bool {
+fn is_in(victim: &Whose<'_>, memcg: MemcgId) -> bool {
     victim.memcg == Some(memcg) || victim.levels.iter().any(|level| level.memcg == memcg)
 }
 

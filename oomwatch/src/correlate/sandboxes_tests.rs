@@ -28,7 +28,7 @@ fn one() -> Sandboxes {
 
 /// In the cgroups of these ids, its own first.
 fn victim(pid: u32, start_ns: Option<u64>, memcgs: &[u64], boot_ns: u64) -> Victim {
-    let level = |(depth, id): (usize, &u64)| crate::observation::Level {
+    let level = |(depth, id): (usize, &u64)| Level {
         memcg: memcg(*id),
         depth: u32::try_from(memcgs.len() - depth).unwrap(),
         usage_bytes: 0,
@@ -79,7 +79,7 @@ fn cross(sandboxes: &mut Sandboxes, line: MemoryLine, boot_ns: u64, new: &str) -
 
 /// The same of a kill.
 fn kill(sandboxes: &mut Sandboxes, boot_ns: u64, new: &str) -> String {
-    let of = sandboxes.of(&victim(9, None, &[11], boot_ns)).unwrap();
+    let of = sandboxes.of(&(&victim(9, None, &[11], boot_ns)).into()).unwrap();
     let incident_id = of.incident_id.unwrap_or_else(|| new.to_owned());
     sandboxes.killed(of.of.key, boot_ns, incident_id.clone()).unwrap();
     incident_id
@@ -116,7 +116,7 @@ fn what_recovered_is_over() {
 #[test]
 fn roles_are_told_by_process() {
     let sandboxes = one();
-    let role = |pid, start_ns| sandboxes.of(&victim(pid, start_ns, &[11], SECOND)).unwrap().role;
+    let role = |pid, start_ns| sandboxes.of(&(&victim(pid, start_ns, &[11], SECOND)).into()).unwrap().role;
     assert_eq!(role(4, Some(7 * TICK_NS + 1)), Role::Sentry);
     assert_eq!(role(4, None), Role::Sentry);
     assert_eq!(role(3, None), Role::Gofer);
@@ -126,7 +126,7 @@ fn roles_are_told_by_process() {
 #[test]
 fn a_process_id_that_went_to_another_is_nobodys() {
     let mut sandboxes = known([sandbox(KEY, None)]);
-    let is_ours = |sandboxes: &Sandboxes, victim: Victim| sandboxes.of(&victim).is_some();
+    let is_ours = |sandboxes: &Sandboxes, victim: Victim| sandboxes.of(&(&victim).into()).is_some();
     assert!(is_ours(&sandboxes, victim(4, Some(7 * TICK_NS), &[99], SECOND)));
     assert!(!is_ours(&sandboxes, victim(4, Some(8 * TICK_NS), &[99], SECOND)));
     assert!(is_ours(&sandboxes, victim(3, None, &[99], SECOND)));
@@ -140,6 +140,6 @@ fn of_sandboxes_in_one_another_the_innermost_is_meant_but_for_a_process_of_the_o
     let inner = SandboxKey { pid: 5, start_ticks: 8 };
     let outer = Sandbox { boot_ns: 99, ..sandbox(KEY, Some((11, "/a"))) };
     let sandboxes = known([sandbox(inner, Some((12, "/a/b"))), outer]);
-    let of = |pid| sandboxes.of(&victim(pid, None, &[12, 11], SECOND)).unwrap().of.key;
+    let of = |pid| sandboxes.of(&(&victim(pid, None, &[12, 11], SECOND)).into()).unwrap().of.key;
     assert_eq!((of(9), of(5), of(4)), (inner, inner, KEY));
 }

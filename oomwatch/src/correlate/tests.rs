@@ -85,6 +85,7 @@ pub(super) fn counters(memcg: u64, boot_ns: u64) -> Counters {
         local_oom_kill: None,
         local_oom: None,
         under_oom: None,
+        local_oom_group_kill: None,
     }
 }
 
@@ -92,7 +93,7 @@ pub(super) fn counters(memcg: u64, boot_ns: u64) -> Counters {
 fn the_nearest_full_ancestor_is_inferred() {
     let (_, kill) = kill(&mut correlator(INFERRED), victim(5, 100)).unwrap();
     let oom_memcg = kill.oom_memcg.unwrap();
-    assert_eq!((oom_memcg.id, oom_memcg.path.as_deref()), (10, Some("/pod")));
+    assert_eq!((oom_memcg.id, oom_memcg.path.as_deref()), (Some(10), Some("/pod")));
     assert_eq!(oom_memcg.limit_bytes, Some(50 * MIB));
     assert_eq!(kill.oom_memcg_confidence, Some(OomMemcgConfidence::Inferred));
     assert_eq!(kill.scope, Some(Scope::Memcg));
@@ -113,7 +114,7 @@ fn what_the_trigger_reclaimed_for_is_the_limit_even_if_memory_was_freed_since() 
     freed.levels[1].usage_bytes = 20 * MIB;
     freed.reclaimed = Some((10, 3 * SECOND));
     let (_, told) = kill(&mut correlator(INFERRED), freed.clone()).unwrap();
-    assert_eq!(told.oom_memcg.unwrap().id, 10);
+    assert_eq!(told.oom_memcg.unwrap().id, Some(10));
     freed.reclaimed = Some((77, 3 * SECOND));
     let (_, told) = kill(&mut correlator(INFERRED), freed.clone()).unwrap();
     assert_eq!(told.scope, Some(Scope::Host), "it was not of the victim's chain");
@@ -128,7 +129,7 @@ fn a_fresh_reclaim_tells_the_limit_that_was_hit_from_another_full_one() {
     victim.levels[0] = level(11, 2, 30, Some(30));
     victim.reclaimed = Some((10, SECOND / 100));
     let (_, kill) = kill(&mut correlator(INFERRED), victim).unwrap();
-    assert_eq!(kill.oom_memcg.unwrap().id, 10);
+    assert_eq!(kill.oom_memcg.unwrap().id, Some(10));
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn what_the_kernel_names_is_exact_even_where_it_is_not_full() {
     victim.levels[1].usage_bytes = MIB;
     victim.run = Some(run(90, true));
     let (_, kill) = kill(&mut correlator(EXACT), victim).unwrap();
-    assert_eq!(kill.oom_memcg.unwrap().id, 10);
+    assert_eq!(kill.oom_memcg.unwrap().id, Some(10));
     assert_eq!(kill.oom_memcg_confidence, Some(OomMemcgConfidence::Exact));
     assert_eq!(kill.constraint.as_deref(), Some("CONSTRAINT_MEMCG"));
 }
@@ -212,7 +213,7 @@ fn a_group_kill_is_one_incident_that_ends_with_its_run() {
     let end = observe(&mut exact, Observation::RunEnded(ended)).pop().unwrap();
     assert_eq!(end.incident_id, first.incident_id);
     let Body::OomGroupKill(group) = end.body else { panic!("not a group kill") };
-    assert_eq!((group.victims, group.oom_memcg.unwrap().id), (2, 10));
+    assert_eq!((group.victims, group.oom_memcg.unwrap().id), (2, Some(10)));
     assert_eq!(exact.next_deadline(), None);
 }
 
@@ -226,7 +227,7 @@ fn a_group_kill_whose_end_nobody_sees_ends_when_it_is_quiet() {
     };
     assert!(kill(&mut inferred, member(5, 100, 50)).is_some());
     let (_, third) = kill(&mut inferred, member(6, 200, 30)).unwrap();
-    assert_eq!(third.oom_memcg.unwrap().id, 10, "the first member's answer holds: memory was freed since");
+    assert_eq!(third.oom_memcg.unwrap().id, Some(10), "the first member's answer holds: memory was freed since");
     assert!(findings(inferred.tick(SECOND / 10)).is_empty());
     let ended = findings(inferred.tick(SECOND));
     let Body::OomGroupKill(group) = &ended[0].body else { panic!("not a group kill") };
@@ -337,12 +338,12 @@ fn a_sandbox_whose_kernel_has_to_kill_twice_is_one_incident() {
     exact.observe(Observation::SandboxFound(Box::new(sandbox)));
     let in_sandbox = |pid, boot_ns| Victim { run: Some(run(boot_ns - 5, true)), ..victim(pid, boot_ns) };
     let (stub, body) = kill(&mut exact, in_sandbox(5, 100)).unwrap();
-    assert_eq!((body.victim.role, body.memory.is_none()), (Some(Role::Stub), true));
+    assert_eq!((body.victim.unwrap().role, body.memory.is_none()), (Some(Role::Stub), true));
     let gone = Observation::SandboxGone(SandboxGone { key, boot_ns: 150, peak_bytes: 0 });
     assert!(observe(&mut exact, gone).is_empty());
     let outputs = exact.observe(Observation::Victim(Box::new(in_sandbox(4, 140))));
     let [Output::Found(sentry), Output::Await(outcome)] = &*outputs else { panic!("{outputs:?}") };
-    assert!(matches!(&sentry.body, Body::OomKill(kill) if kill.victim.role == Some(Role::Sentry)));
+    assert!(matches!(&sentry.body, Body::OomKill(kill) if kill.victim.as_ref().unwrap().role == Some(Role::Sentry)));
     assert_eq!((&sentry.incident_id, Some(&outcome.incident_id)), (&stub.incident_id, stub.incident_id.as_ref()));
     assert!(matches!(outcome.container, crate::outcome::Container::Sandbox { key: awaited, .. } if awaited == key));
 }

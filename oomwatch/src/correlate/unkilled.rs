@@ -225,7 +225,7 @@ impl Watch {
     fn finding(&self, memcg: MemcgId, count: Option<u64>, boot_ns: u64, confidence: Confidence) -> Finding {
         let oom_memcg = Memcg {
             path: self.path.as_ref().map(|path| escape(path.as_bytes())),
-            id: memcg.id,
+            id: Some(memcg.id),
             limit_bytes: self.level.and_then(|level| level.limit_bytes),
             usage_bytes: self.level.map(|level| level.usage_bytes),
         };

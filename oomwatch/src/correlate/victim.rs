@@ -1,6 +1,6 @@
 //! A marked victim to a reported kill: duplicates and tasks that were dying anyway fall out here.
 
-use super::{Correlator, Finding, Output, Subject, found, limit, sandboxes::SandboxVictim};
+use super::{Correlator, Finding, Output, Subject, counted::Witness, found, limit, sandboxes::SandboxVictim};
 use crate::{
     event::{Body, Confidence, Memcg, Memory, OomKill, Process, Role, Severity, Source, Trigger},
     observation::{Level, MemcgId, Victim, VictimMemory},
@@ -24,10 +24,23 @@ impl Correlator {
         if !is_news {
             return;
         }
+        if let Some(counts) = &mut self.counts {
+            let witness = Witness::Marked(Box::new(victim.clone()));
+            let told = match victim.memcg {
+                Some(memcg) => counts.witnessed(memcg, victim.boot_ns, false, witness),
+                None => counts.unplaced(witness, victim.boot_ns, None),
+            };
+            return self.tell(told, out);
+        }
+        self.tell_victim(victim, Confidence::Exact, out);
+    }
+
+    /// Tells a kill; its cgroup is known as surely as `confidence` says.
+    pub(super) fn tell_victim(&mut self, victim: &Victim, confidence: Confidence, out: &mut Vec<Output>) {
         self.unkilled.killed(victim);
         let begins_group = self.groups.of(victim).is_none();
-        let sandbox = self.sandboxes.of(victim);
-        let kill = self.kill(victim, sandbox.as_ref());
+        let sandbox = self.sandboxes.of(&victim.into());
+        let kill = Finding { confidence, ..self.kill(victim, sandbox.as_ref()) };
         let incident_id = kill.incident_id.clone().unwrap_or_default();
         self.accounts.told(victim, begins_group && self.groups.of(victim).is_some());
         if self.told.has(victim) {
@@ -62,7 +75,7 @@ impl Correlator {
             Some(group) => group.incident_id.clone(),
             None => sandbox
                 .and_then(|sandbox| sandbox.incident_id.clone())
-                .or_else(|| self.cgroups.incident_of(victim))
+                .or_else(|| self.cgroups.incident_of(&victim.into()))
                 .unwrap_or_else(|| self.incident_id(victim.boot_ns)),
         };
         let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());
@@ -73,8 +86,8 @@ impl Correlator {
             self.groups.add(victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
         }
         let body = OomKill {
-            victim: process(victim, sandbox),
-            trigger: Trigger { pid: victim.trigger_pid, comm: escape(&victim.trigger_comm) },
+            victim: Some(process(victim, sandbox)),
+            trigger: Some(Trigger { pid: Some(victim.trigger_pid), comm: escape(&victim.trigger_comm) }),
             scope: limit.as_ref().map(limit::Limit::scope),
             constraint: victim.run.as_ref().and_then(|run| limit::constraint_name(run.constraint)).map(Into::into),
             task_memcg: task_memcg(victim),
@@ -85,7 +98,7 @@ impl Correlator {
             memory: victim.memory.filter(|_| sandbox.is_none()).map(memory),
             // Without its cgroups nobody knows what is set there.
             group_kill: (group_kill || !victim.levels.is_empty()).then_some(group_kill),
-            latency_seconds: 0.0,
+            latency_seconds: None,
         };
         Finding {
             boot_ns: victim.boot_ns,
@@ -120,7 +133,7 @@ fn process(victim: &Victim, sandbox: Option<&SandboxVictim>) -> Process {
 fn task_memcg(victim: &Victim) -> Option<Memcg> {
     let names_only = |id: MemcgId| Memcg {
         path: victim.path.as_ref().map(|path| escape(path.as_bytes())),
-        id: id.id,
+        id: Some(id.id),
         limit_bytes: None,
         usage_bytes: None,
     };
@@ -132,7 +145,7 @@ fn memcg(victim: &Victim, level: &Level) -> Memcg {
     let path = victim.path.as_ref().and_then(|path| path.ancestor(level.depth as usize));
     Memcg {
         path: path.map(|path| escape(path.as_bytes())),
-        id: level.memcg.id,
+        id: Some(level.memcg.id),
         limit_bytes: level.limit_bytes,
         usage_bytes: Some(level.usage_bytes),
     }

@@ -10,13 +10,16 @@ use std::{
 };
 
 use procfs::{FromRead as _, process::Process};
-use rustix::fs::{Dir, FileType, OFlags};
+use rustix::{
+    fs::{Dir, FileType, Mode, OFlags},
+    io::Errno,
+};
 
 use super::{HostError, HostRoot};
 use crate::{
     cgroup_path::CgroupPath,
     clock,
-    observation::{Counters, MemcgId, Victim},
+    observation::{Counters, MemcgId},
 };
 
 /// Largest counter file read, bytes; the kernel's have below 200.
@@ -33,7 +36,7 @@ pub struct MemoryHierarchy {
     pub version: u8,
     /// Its id in the kernel; 0 for cgroup2.
     pub id: u32,
-    root: HostRoot,
+    pub(super) root: HostRoot,
     /// Its mount, seen from the root.
     mount: PathBuf,
 }
@@ -63,6 +66,12 @@ impl MemoryHierarchy {
         Ok(unified)
     }
 
+    /// One of cgroup2 that is made of files at the root, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_files(root: &HostRoot) -> Self {
+        Self { version: 2, id: 0, root: root.clone(), mount: PathBuf::from("/") }
+    }
+
     /// Every cgroup there is now, with its counters where they can be read. Ends at 100,000.
     pub fn scan(&self) -> Vec<Counters> {
         let mut found = Vec::new();
@@ -81,7 +90,7 @@ impl MemoryHierarchy {
     }
 
     /// Ids and paths of the cgroups right below `path`.
-    fn children(&self, path: &CgroupPath) -> Option<Vec<(u64, CgroupPath)>> {
+    pub(crate) fn children(&self, path: &CgroupPath) -> Option<Vec<(u64, CgroupPath)>> {
         let folder = self.root.open(&self.folder(path), OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
         let mut children = Vec::new();
         for entry in Dir::new(folder).ok()?.flatten() {
@@ -97,15 +106,51 @@ impl MemoryHierarchy {
     /// Counters of one cgroup; those that cannot be read are `None`.
     pub fn counters(&self, memcg: MemcgId, path: &CgroupPath) -> Counters {
         let boot_ns = clock::boot_ns();
-        let path = path.clone();
-        let mut counters = Counters { boot_ns, memcg, path, local_oom_kill: None, local_oom: None, under_oom: None };
-        let file = if self.version == 1 { "memory.oom_control" } else { "memory.events.local" };
-        if let Ok(text) = self.root.read_bounded(&self.folder(&counters.path).join(file), MAX_COUNTER_FILE) {
-            counters.local_oom_kill = keyed(&text, b"oom_kill");
-            counters.local_oom = keyed(&text, b"oom");
-            counters.under_oom = keyed(&text, b"under_oom").map(|value| value != 0);
+        let text = self.root.read_bounded(&self.folder(path).join(self.counter_file()), MAX_COUNTER_FILE);
+        counters(boot_ns, memcg, path, &text.unwrap_or_default())
+    }
+
+    /// Counters of this very cgroup, and of no successor at the same path.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub fn own_counters(&self, memcg: MemcgId, path: &CgroupPath) -> Result<Counters, HostError> {
+        let boot_ns = clock::boot_ns();
+        let at = self.folder(path);
+        let failed = |errno: Errno| HostError::from_io(&at, errno.into());
+        let folder = self.root.open(&at, OFlags::PATH | OFlags::DIRECTORY)?;
+        if rustix::fs::fstat(&folder).map_err(failed)?.st_ino != memcg.id {
+            return Err(HostError::Gone { path: at });
         }
-        counters
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&folder, self.counter_file(), flags, Mode::empty()).map_err(failed)?;
+        let mut text = [0; MAX_COUNTER_FILE];
+        let length = rustix::io::read(&file, &mut text).map_err(failed)?;
+        Ok(counters(boot_ns, memcg, path, text.get(..length).unwrap_or_default()))
+    }
+
+    /// Whether the kernel counts kills by cgroup here.
+    ///
+    /// # Errors
+    /// Why not, in a few words.
+    pub fn counts_kills(&self) -> Result<(), String> {
+        let children = self.children(&CgroupPath::root()).ok_or("the hierarchy cannot be read")?;
+        // A hierarchy without a cgroup below its root says nothing against it.
+        let read = children
+            .iter()
+            .map(|(_, path)| self.root.read_bounded(&self.folder(path).join(self.counter_file()), MAX_COUNTER_FILE));
+        match read.into_iter().find(|read| !matches!(read, Err(HostError::Gone { .. }))) {
+            Some(Ok(text)) if keyed(&text, b"oom_kill").is_none() => {
+                Err(format!("{} has no oom_kill", self.counter_file()))
+            }
+            Some(Err(error)) => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a cgroup's own kills are counted.
+    pub(crate) fn counter_file(&self) -> &'static str {
+        if self.version == 1 { "memory.oom_control" } else { "memory.events.local" }
     }
 
     /// Whether this very cgroup is gone for certain.
@@ -147,30 +192,22 @@ impl MemoryHierarchy {
         std::str::from_utf8(line).ok()?.parse().ok()
     }
 
-    /// Completes a victim that the kernel named only by thread, from `/proc`: right or absent. A task on its way out
-    /// is moved to the root, so the root is no answer.
-    pub fn find_dying(&self, victim: &mut Victim) {
-        let Ok(folder) = self.root.join(&Path::new("/proc").join(victim.tid.to_string())) else { return };
-        let Ok(process) = Process::new_with_root(folder) else { return };
-        victim.pid = process.status().ok().and_then(|status| u32::try_from(status.tgid).ok());
-        let Ok(cgroups) = process.cgroups() else { return };
-        let of_memory = cgroups.0.iter().find(|cgroup| match self.version {
-            1 => cgroup.controllers.iter().any(|name| name == "memory"),
-            _ => cgroup.hierarchy == 0,
-        });
-        let Some(cgroup) = of_memory.filter(|cgroup| cgroup.pathname != "/") else { return };
-        let path = CgroupPath::from_bytes(cgroup.pathname.as_bytes());
-        let Ok(folder) = self.root.open(&self.folder(&path), OFlags::PATH | OFlags::DIRECTORY) else { return };
-        if let Ok(stat) = rustix::fs::fstat(&folder) {
-            victim.memcg = Some(MemcgId { hierarchy: self.id, id: stat.st_ino });
-            victim.path = Some(path);
-        }
-    }
-
     /// Where a cgroup's files are, seen from the root.
     pub(crate) fn folder(&self, path: &CgroupPath) -> PathBuf {
         let below = path.as_bytes().strip_prefix(b"/").unwrap_or_default();
         self.mount.join(OsStr::from_bytes(below))
+    }
+}
+
+fn counters(boot_ns: u64, memcg: MemcgId, path: &CgroupPath, text: &[u8]) -> Counters {
+    Counters {
+        boot_ns,
+        memcg,
+        path: path.clone(),
+        local_oom_kill: keyed(text, b"oom_kill"),
+        local_oom: keyed(text, b"oom"),
+        under_oom: keyed(text, b"under_oom").map(|value| value != 0),
+        local_oom_group_kill: keyed(text, b"oom_group_kill"),
     }
 }
 

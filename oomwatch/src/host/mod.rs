@@ -4,8 +4,12 @@
 
 pub mod charge;
 pub mod containers;
+pub mod dying;
+pub mod inotify;
+pub mod kmsg;
 pub mod limit;
 pub mod memory;
+pub mod oom_notice;
 pub mod pressure;
 pub mod system;
 pub mod tracefs;

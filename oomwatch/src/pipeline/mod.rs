@@ -12,7 +12,11 @@ mod sandboxes;
 mod scans;
 mod workloads;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::sync::{
@@ -29,12 +33,13 @@ use crate::{
     filter::Filter,
     host::{HostRoot, memory::MemoryHierarchy, system},
     inventory::Inventory,
+    ladder::Rung,
     live::Live,
-    observation::{Counters, Lost, LostRecords, Observation, Sandbox, SandboxKey},
+    observation::{Counters, LoggedKill, Lost, LostRecords, MemcgId, Observation, Sandbox, SandboxKey},
     outcome::Outcomes,
     registry::Registry,
     sinks::{Sink, Sinks},
-    sources::{cgroup, gvisor, kernel::load::Sight},
+    sources::{cgroup, gvisor},
 };
 
 /// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
@@ -62,6 +67,8 @@ pub(crate) struct Pipeline {
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
     keeper: Option<keep::Keeper>,
+    /// Kills come from rings, which say how far they were read.
+    has_rings: bool,
     /// What comes in was recorded for an earlier agent.
     catching_up: bool,
     scans: scans::Scans,
@@ -75,17 +82,19 @@ impl Pipeline {
         config: &Config,
         root: HostRoot,
         hierarchy: Option<MemoryHierarchy>,
-        sight: &Sight,
+        rung: &Rung,
         sinks: Vec<Box<dyn Sink>>,
     ) -> anyhow::Result<Self> {
         let boot_id = system::boot_id().context("read the boot id")?;
+        let sight = &rung.sight;
         Ok(Self {
             recollection: recollection::Recollection::new(config.state_dir.as_deref(), &boot_id),
             config: config.clone(),
             filter: Filter::new(&config.include, &config.exclude).context("include and exclude")?,
             of_gvisor: watch::Sender::new(sandboxes::wanted(config)),
             of_cgroups: watch::Sender::new(workloads::wanted(config)),
-            correlator: Correlator::new(sight.facts, &boot_id),
+            correlator: Correlator::new(sight.facts, &boot_id).with_counts(rung.counting),
+            has_rings: rung.kernel.is_some(),
             outcomes: Outcomes::new(sight.sees_exit),
             inventory: Inventory::default(),
             registry: Registry::new(root, hierarchy.clone()),
@@ -208,7 +217,10 @@ impl Pipeline {
         deadlines.into_iter().flatten().min()
     }
 
-    fn observe(&mut self, observation: Observation) {
+    fn observe(&mut self, mut observation: Observation) {
+        if let Observation::Logged(kill) = &mut observation {
+            self.remember_cgroups(kill);
+        }
         match &observation {
             Observation::CgroupMade(change) => self.registry.made(change),
             Observation::CgroupRemoved(change) => {
@@ -238,6 +250,19 @@ impl Pipeline {
         for verdict in verdicts {
             self.report_outcome(verdict);
         }
+        self.note_told();
+    }
+
+    /// A cgroup that is gone by now may be one that was known.
+    fn remember_cgroups(&self, kill: &mut LoggedKill) {
+        for memcg in kill.task_memcg.iter_mut().chain(&mut kill.oom_memcg) {
+            memcg.memcg = memcg.memcg.or_else(|| self.registry.id(&memcg.path));
+        }
+    }
+
+    /// Every cgroup that is known.
+    pub(crate) fn known_cgroups(&self) -> HashSet<MemcgId> {
+        self.registry.ids().collect()
     }
 
     fn tick(&mut self) {
@@ -250,6 +275,7 @@ impl Pipeline {
         self.scan_where_due(now_ns);
         self.keep_history(now_ns);
         self.report_losses(now_ns);
+        self.note_told();
         self.settle(now_ns);
     }
 

@@ -25,7 +25,9 @@ impl Pipeline {
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or_else(|| sandbox_depth(&finding));
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
-            kill.latency_seconds = Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64();
+            // Of the other sources only the moment is known at which the agent read of the kill.
+            kill.latency_seconds = (finding.source == Source::Bpf)
+                .then(|| Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64());
         }
         // Of a sandbox the correlator knows more: its sentry.
         let awaited = match (&finding.body, container_depth, &finding.sandbox) {

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Estimator, LIVE_KEYS, OutputFormat};
+use crate::config::{Estimator, LIVE_KEYS, OutputFormat, Tier};
 
 const ANNOTATED: &str = include_str!("../../../oomwatch.toml");
 /// Keys without a default: their commented value is an example.
@@ -102,6 +102,7 @@ poll-interval = "1s"
 warn-all = true
 estimator = "rss-sum"
 gvisor-rpc = true
+tier = "kmsg"
 host-root = "/host"
 socket = "none"
 state-dir = "/tmp"
@@ -112,6 +113,7 @@ fn other() -> Config {
     Config {
         output: OutputFormat::Json,
         host_root: "/host".into(),
+        tier: Tier::Kmsg,
         withheld: Vec::new(),
         bpf_fs: "/sys/fs/bpf".into(),
         threshold_percent: 80,

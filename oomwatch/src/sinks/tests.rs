@@ -35,9 +35,10 @@ fn event(body: Body, severity: Severity) -> Event {
 }
 
 fn kill(comm: &[u8]) -> Event {
-    let memcg = Memcg { path: Some("/a".into()), id: 3, limit_bytes: Some(20 << 20), usage_bytes: Some(19 << 20) };
+    let memcg =
+        Memcg { path: Some("/a".into()), id: Some(3), limit_bytes: Some(20 << 20), usage_bytes: Some(19 << 20) };
     let body = OomKill {
-        victim: Process {
+        victim: Some(Process {
             pid: Some(41),
             tid: 42,
             start_boottime_ns: Some(44),
@@ -46,8 +47,8 @@ fn kill(comm: &[u8]) -> Event {
             uid: Some(0),
             oom_score_adj: Some(-5),
             role: Some(Role::Init),
-        },
-        trigger: Trigger { pid: 43, comm: escape(comm) },
+        }),
+        trigger: Some(Trigger { pid: Some(43), comm: escape(comm) }),
         scope: Some(Scope::Memcg),
         constraint: None,
         task_memcg: Some(memcg.clone()),
@@ -63,7 +64,7 @@ fn kill(comm: &[u8]) -> Event {
             pgtables_bytes: 4096,
         }),
         group_kill: Some(false),
-        latency_seconds: 0.5,
+        latency_seconds: Some(0.5),
     };
     event(Body::OomKill(Box::new(body)), Severity::Critical)
 }

@@ -4,7 +4,8 @@ use std::fmt::{Display, Write as _};
 
 use crate::{
     event::{
-        AgentStarted, Body, Event, LossStage, Memcg, MemoryWarning, OomKill, OomMemcgConfidence, Role, Scope, Severity,
+        AgentStarted, Body, Event, LossStage, Memcg, MemoryWarning, OomKill, OomMemcgConfidence, Process, Role, Scope,
+        Severity,
     },
     observation::LostRecords,
     workload::{LimitOwner, Workload},
@@ -139,13 +140,9 @@ impl Line {
     }
 
     fn oom_kill(&mut self, kill: &OomKill) {
-        self.option("pid", kill.victim.pid);
-        if kill.victim.pid != Some(kill.victim.tid) {
-            self.field("tid", kill.victim.tid);
+        if let Some(victim) = &kill.victim {
+            self.victim(victim);
         }
-        self.option("comm", kill.victim.comm.as_deref());
-        self.option("role", kill.victim.role.map(role));
-        self.option("uid", kill.victim.uid);
         self.option("scope", kill.scope.map(scope));
         self.option("limit_owner", kill.limit_owner.map(limit_owner));
         self.memcg(kill.oom_memcg.as_ref());
@@ -160,8 +157,20 @@ impl Line {
         if kill.group_kill == Some(true) {
             self.field("group_kill", true);
         }
-        self.field("trigger_pid", kill.trigger.pid);
-        self.field("trigger_comm", &kill.trigger.comm);
+        if let Some(trigger) = &kill.trigger {
+            self.option("trigger_pid", trigger.pid);
+            self.field("trigger_comm", &trigger.comm);
+        }
+    }
+
+    fn victim(&mut self, victim: &Process) {
+        self.option("pid", victim.pid);
+        if victim.pid != Some(victim.tid) {
+            self.field("tid", victim.tid);
+        }
+        self.option("comm", victim.comm.as_deref());
+        self.option("role", victim.role.map(role));
+        self.option("uid", victim.uid);
     }
 
     fn memcg(&mut self, memcg: Option<&Memcg>) {
@@ -205,6 +214,7 @@ fn records(records: LostRecords) -> &'static str {
     match records {
         LostRecords::Oom => "oom",
         LostRecords::Cgroup => "cgroup",
+        LostRecords::Log => "log",
     }
 }
 

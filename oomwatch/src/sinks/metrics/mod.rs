@@ -24,6 +24,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::series::Limits;
 use self::{
     page::{PREFIX, Snapshot, classic},
     series::Series,
@@ -57,8 +58,8 @@ pub(crate) struct Start {
     pub(crate) address: SocketAddr,
     /// What the agent sees with.
     pub(crate) tier: String,
-    /// Kills come with the limit that was hit.
-    pub(crate) knows_limits: bool,
+    /// Of which kills the limit that was hit is known.
+    pub(crate) limits: Limits,
     /// What sources measure.
     pub(crate) stats: Arc<Stats>,
     /// The way to the pipeline.
@@ -124,7 +125,7 @@ impl Sink for Metrics {
 
 impl Exporter {
     fn new(start: Start) -> Self {
-        let Start { tier, knows_limits, stats, asker, .. } = start;
+        let Start { tier, limits, stats, asker, .. } = start;
         let mut registry = Registry::with_prefix(PREFIX);
         let (events, lost, missed) = (ByName::default(), ByName::default(), Counter::default());
         let latency = Histogram::new(LATENCY_SECONDS);
@@ -140,7 +141,7 @@ impl Exporter {
         registry.register_with_unit("poll_duration", help, Unit::Seconds, stats.poll_duration.clone());
         let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("tier", tier)];
         registry.register("build", "The agent and what it sees with", Info::new(build));
-        let series = Mutex::new(Series::new(knows_limits));
+        let series = Mutex::new(Series::new(limits));
         let exporter = Self { series, registry, events, lost, missed, latency, stats, asker };
         exporter.begin_at_zero();
         exporter
@@ -181,7 +182,9 @@ impl Exporter {
     }
 
     fn count_kill(&self, kill: &OomKill, workload: Option<&Workload>, now_ns: u64) {
-        self.latency.observe(kill.latency_seconds);
+        if let Some(latency) = kill.latency_seconds {
+            self.latency.observe(latency);
+        }
         self.series().killed(workload, (kill.scope, kill.limit_owner), now_ns);
         let unresolved = [
             (NO_WORKLOAD, workload.is_none()),

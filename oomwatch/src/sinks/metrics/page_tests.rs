@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     event::Scope,
+    sinks::metrics::Limits,
     workload::{LimitOwner, Runtime, Workload},
 };
 
@@ -39,7 +40,7 @@ fn row(usage: u64, ended: bool) -> Row {
 }
 
 fn page(rows: &[Row]) -> String {
-    let mut series = Series::new(true);
+    let mut series = Series::new(Limits::Always);
     series.live([&hostile()], 1);
     series.killed(Some(&hostile()), (Some(Scope::Memcg), Some(LimitOwner::Pod)), 1);
     let sources = vec![SourceState { name: "kernel", up: true }, SourceState { name: "gvisor", up: false }];

@@ -42,14 +42,25 @@ pub(super) struct Series {
     size: usize,
     evicted: u64,
     max: usize,
-    /// The limit that was hit is known of kills.
-    knows_limits: bool,
+    limits: Limits,
+}
+
+/// Of which kills the limit that was hit is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Limits {
+    /// Of all.
+    Always,
+    /// Of some: the kernel's log does not name it of all.
+    Sometimes,
+    /// Of none.
+    #[default]
+    Never,
 }
 
 impl Series {
-    /// None yet. `knows_limits`: kills come with the limit that was hit, which says which series to begin at 0.
-    pub(super) fn new(knows_limits: bool) -> Self {
-        Self { workloads: HashMap::new(), size: 0, evicted: 0, max: MAX_SERIES, knows_limits }
+    /// None yet. `limits` says which series to begin at 0.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { workloads: HashMap::new(), size: 0, evicted: 0, max: MAX_SERIES, limits }
     }
 
     /// A process was killed.
@@ -124,7 +135,7 @@ impl Series {
     }
 
     fn fresh(&self, labels: Labels, now_ns: u64) -> Counts {
-        let kills = first_causes(&labels, self.knows_limits).map(|cause| (cause, 0)).collect();
+        let kills = first_causes(&labels, self.limits).map(|cause| (cause, 0)).collect();
         Counts::new(labels, kills, now_ns)
     }
 
@@ -170,14 +181,16 @@ impl Counts {
 }
 
 /// The causes for which a workload's kills are counted from the beginning: those that can come.
-fn first_causes(labels: &Labels, knows_limits: bool) -> impl Iterator<Item = Cause> {
+fn first_causes(labels: &Labels, limits: Limits) -> impl Iterator<Item = Cause> {
+    let knows_limits = limits != Limits::Never;
     let memcg = |owner| (Some(Scope::Memcg), Some(owner));
     let causes = [
         (knows_limits && labels.is_container(), memcg(LimitOwner::Container)),
         (knows_limits && labels.is_in_pod(), memcg(LimitOwner::Pod)),
         (knows_limits, memcg(LimitOwner::Slice)),
         (knows_limits, (Some(Scope::Host), Some(LimitOwner::Host))),
-        (!knows_limits, (None, None)),
+        (limits == Limits::Sometimes, (Some(Scope::Memcg), None)),
+        (limits != Limits::Always, (None, None)),
     ];
     causes.into_iter().filter_map(|(wanted, cause)| wanted.then_some(cause))
 }

@@ -10,7 +10,7 @@ fn container(id: &str) -> Workload {
 }
 
 fn series() -> Series {
-    Series::new(true)
+    Series::new(Limits::Always)
 }
 
 fn counts(series: &Series, workload: &Workload) -> Option<Counts> {
@@ -52,7 +52,7 @@ fn processes_outside_of_containers_and_the_unknown_are_there_from_the_beginning(
 
 #[test]
 fn without_limits_kills_are_counted_from_zero_without_a_cause() {
-    let (mut series, web) = (Series::new(false), container("web"));
+    let (mut series, web) = (Series::new(Limits::Never), container("web"));
     series.live([&web], SECOND);
     assert_eq!(counts(&series, &web).unwrap().kills, [((None, None), 0)]);
 }

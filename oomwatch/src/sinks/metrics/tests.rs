@@ -5,7 +5,7 @@ use super::*;
 fn exporter(stats: &Arc<Stats>) -> (Arc<Exporter>, mpsc::Receiver<Request>) {
     let (asker, requests) = mpsc::channel(1);
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let start = Start { address, tier: "bpf+fentry".into(), knows_limits: true, stats: Arc::clone(stats), asker };
+    let start = Start { address, tier: "bpf+fentry".into(), limits: Limits::Always, stats: Arc::clone(stats), asker };
     (Arc::new(Exporter::new(start)), requests)
 }
 

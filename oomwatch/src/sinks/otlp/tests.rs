@@ -40,7 +40,8 @@ fn event(body: Body, workload: Option<Workload>) -> Event {
 }
 
 fn oom(id: &str) -> Event {
-    let oom_memcg = Memcg { path: Some("/a".into()), id: 3, limit_bytes: Some(20 << 20), usage_bytes: Some(u64::MAX) };
+    let oom_memcg =
+        Memcg { path: Some("/a".into()), id: Some(3), limit_bytes: Some(20 << 20), usage_bytes: Some(u64::MAX) };
     let workload = Workload {
         runtime: Runtime::Runc,
         engine: Some(Engine::Docker),

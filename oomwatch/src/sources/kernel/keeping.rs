@@ -62,6 +62,15 @@ impl Keeping {
     }
 }
 
+/// Ends what earlier agents left recording, for this one has no programs: nobody would read it, or somebody later what
+/// was told meanwhile.
+pub(crate) fn end(keep: &Keep) {
+    match Pins::open(&keep.bpf_fs, &keep.state_dir) {
+        Ok(pins) => pins.past("").iter().for_each(|past| pin::remove(&past.folder)),
+        Err(error) => tracing::debug!("nothing pinned is ended: {error:#}"),
+    }
+}
+
 fn by_number_only(reason: &str) {
     tracing::info!(reason, "kills while no agent runs will be known by their number only");
 }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     host::{memory::MemoryHierarchy, system, tracefs, vmstat},
     observation::{KillTotal, SourceFacts},
+    sinks::metrics::Limits,
 };
 
 /// The program, built by `build.rs`.
@@ -40,6 +41,9 @@ pub(crate) enum LoadError {
         /// What the kernel or the object says.
         reason: String,
     },
+    /// It is not to be tried.
+    #[error("withheld")]
+    Withheld,
     /// No hook sees a victim.
     #[error("no eBPF hook sees OOM victims: {0}")]
     NoVictim(String),
@@ -80,6 +84,8 @@ pub(crate) struct Sight {
     pub(crate) degraded: Vec<String>,
     /// Victims come with their cgroup from the kernel.
     pub(crate) exact_victim: bool,
+    /// Of which kills the limit that was hit is known.
+    pub(crate) limits: Limits,
     /// Starts of programs are seen.
     pub(crate) sees_exec: bool,
     /// Ends of containers are seen with their exit codes.
@@ -88,21 +94,45 @@ pub(crate) struct Sight {
     pub(crate) facts: SourceFacts,
 }
 
-/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`. With `keep`, records are given
+/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`, `bpf`. With `keep`, records are given
 /// back only when their events are written.
 pub(crate) fn load(
     hierarchy: Option<&MemoryHierarchy>,
     withheld: &[String],
     keep: Option<Keep>,
 ) -> Result<Loaded, LoadError> {
-    raise_memlock_limit();
-    let mut degraded = Vec::new();
-    let layout =
-        if withheld.iter().any(|name| name == "btf") { Err("withheld".to_owned()) } else { kernel_layout(hierarchy) };
-    if let Err(reason) = &layout {
-        degraded.push(format!("no BTF ({reason}): victims come without their cgroup's limits"));
+    let is_withheld = |way: &str| withheld.iter().any(|name| name == way);
+    if is_withheld("bpf") {
+        return Err(LoadError::Withheld);
     }
-    let layout = layout.ok();
+    raise_memlock_limit();
+    let layout = if is_withheld("btf") { Err("withheld".to_owned()) } else { kernel_layout(hierarchy) };
+    let (layout, without) = match layout {
+        Ok(layout) => (Some(layout), String::new()),
+        Err(reason) => (None, format!("no BTF ({reason})")),
+    };
+    match attach_and_keep(hierarchy, withheld, keep.clone(), layout, &without) {
+        // The tracepoint's own record holds the victim's thread where nothing hands its task over.
+        Err(LoadError::NoVictim(reason)) if without.is_empty() => {
+            let without = format!("no hook is handed the victim ({reason})");
+            attach_and_keep(hierarchy, withheld, keep, None, &without)
+        }
+        other => other,
+    }
+}
+
+/// `without` says why there is no layout of the kernel's structures.
+fn attach_and_keep(
+    hierarchy: Option<&MemoryHierarchy>,
+    withheld: &[String],
+    keep: Option<Keep>,
+    layout: Option<KernelLayout>,
+    without: &str,
+) -> Result<Loaded, LoadError> {
+    let mut degraded = Vec::new();
+    if layout.is_none() {
+        degraded.push(format!("{without}: victims come without their cgroup's limits"));
+    }
     let trace = if layout.is_none() { Some(trace_format()?) } else { None };
     let table = layout.as_ref().map_or([MISSING; FIELD_COUNT], |layout| layout.table);
     let mut ebpf = EbpfLoader::new()
@@ -131,7 +161,7 @@ pub(crate) fn load(
         (Ok(keeping), _) => keeping,
         (Err(error), Some(keep)) if keep.cannot_pin.is_none() => {
             let cannot_pin = Some(format!("{error:#}"));
-            return load(hierarchy, withheld, Some(Keep { cannot_pin, ..keep }));
+            return attach_and_keep(hierarchy, withheld, Some(Keep { cannot_pin, ..keep }), layout, without);
         }
         (Err(error), _) => return Err(LoadError::Object(format!("{error:#}"))),
     };
@@ -233,6 +263,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
     Sight {
         tier,
         exact_victim: layout.is_some(),
+        limits: if layout.is_some() { Limits::Always } else { Limits::Never },
         sees_exec: attached.sees_exec,
         sees_exit: attached.sees_exit,
         facts: attached.facts(),

@@ -23,25 +23,19 @@ use anyhow::Context as _;
 use aya::maps::{MapData, PerCpuArray};
 use aya_log::EbpfLogger;
 use oomwatch_common::{CHANGE_RING, OOM_RING};
-use tokio::{
-    io::unix::AsyncFd,
-    sync::mpsc::Sender,
-    time::{Duration, Instant, sleep_until},
-};
+use tokio::{io::unix::AsyncFd, sync::mpsc::Sender};
 
 use self::{decode::Decoder, load::Loaded, pin::Past, ring::Ring};
+use super::totals::Totals;
 use crate::{
-    host::{memory::MemoryHierarchy, vmstat},
-    observation::{KillTotal, Lost, LostRecords, Observation, ReadMark},
+    host::memory::MemoryHierarchy,
+    observation::{Lost, LostRecords, Observation, ReadMark},
     stats::{BEAT, Heartbeat},
     stop::Stop,
 };
 
 /// Kills between two marks of how far the ring was read.
 const MARK_EVERY: usize = 64;
-/// Time between two readings of the kernel's count of kills: after kills, and at rest.
-const READ_SOON: Duration = Duration::from_millis(1200);
-const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the ring buffers until `stop`, then once more, so that a kill just before it is told. Before that, what was
 /// recorded for an earlier agent.
@@ -127,38 +121,6 @@ async fn ready(ring: &mut AsyncFd<Ring>) -> anyhow::Result<()> {
 fn watch<T: std::os::fd::AsRawFd>(ring: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: the ring owns its descriptor, always gives the same one, and is not replaced behind the `AsyncFd`.
     unsafe { AsyncFd::register(ring) }.map_err(|error| error.into_parts().1)
-}
-
-/// When the kernel's count of kills is read: a comparison wants two readings more than a second apart.
-struct Totals {
-    next: Instant,
-    /// Readings to come soon.
-    soon: u8,
-}
-
-impl Default for Totals {
-    /// A kill that was missed before is told soon after the start.
-    fn default() -> Self {
-        Self { next: Instant::now() + READ_SOON, soon: 2 }
-    }
-}
-
-impl Totals {
-    async fn due(&self) {
-        sleep_until(self.next).await;
-    }
-
-    /// Kills were seen.
-    fn soon(&mut self) {
-        self.soon = 2;
-        self.next = self.next.min(Instant::now() + READ_SOON);
-    }
-
-    fn read(&mut self) -> Option<KillTotal> {
-        self.soon = self.soon.saturating_sub(1);
-        self.next = Instant::now() + if self.soon > 0 { READ_SOON } else { READ_EVERY };
-        vmstat::oom_kills().inspect_err(|error| tracing::debug!(%error, "the kernel's count of kills is not read")).ok()
-    }
 }
 
 struct Reader {

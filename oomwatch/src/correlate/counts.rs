@@ -1,0 +1,444 @@
+//! Kills known by witnesses (lines of the kernel's log, marks without a cgroup) and by the counters of cgroups: which of
+//! them are the same. The kernel counts each kill once in its victim's cgroup, then writes its line.
+//!
+//! Each witness is another kill, and so is each count; a kill has one of both, as a rule. A witness with a cgroup is told
+//! at once, and takes a count of that cgroup, or the next one. A count waits for its witness for [`GRACE_NS`], a witness
+//! without a cgroup for its count: if only one cgroup has counts left, it was there. What is told of a count alone takes
+//! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use crate::{
+    cgroup_path::CgroupPath,
+    observation::{Counters, MemcgId},
+};
+
+/// How long counts and witnesses wait for each other. Both are read within milliseconds of the kill, on a host short of
+/// processors within some hundred. Less than the second between two readings of the count of all kills.
+pub(super) const GRACE_NS: u64 = 300_000_000;
+/// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
+const ALONE_NS: u64 = 50_000_000;
+/// A witness is read this much later than the count of the same kill at most, to be taken for it.
+const SKEW_NS: u64 = 100_000_000;
+/// A cgroup without kills for this long begins anew: what was witnessed and never counted is settled.
+const FORGET_NS: u64 = 10_000_000_000;
+/// What was told of a count or of a witness alone takes the other for this long. Counters are read every second in the
+/// worst case.
+const LATE_NS: u64 = 2_000_000_000;
+/// Cgroups with kills that are remembered. Kills in others are told as missed.
+const CAPACITY: usize = 65_536;
+/// Witnesses that wait; beyond it the oldest is told as it is.
+const MAX_WAITING: usize = 4096;
+/// Rises of one counter kept apart; the rest are one.
+const MAX_RISES: usize = 64;
+/// A second count of a group kill's first victim is excused for this long.
+const DOUBLE_NS: u64 = 1_000_000_000;
+
+/// What a witness says turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told<W> {
+    /// A kill with its victim, and the cgroup that its count places it in.
+    Witnessed(W, Option<(MemcgId, CgroupPath)>),
+    /// A kill that only a counter tells of, read then.
+    Counted(MemcgId, CgroupPath, u64),
+    /// The kernel counted a victim twice.
+    Twice(MemcgId),
+    /// One that was told without its cgroup was in this one.
+    Placed(MemcgId),
+}
+
+/// One cgroup.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    path: Option<CgroupPath>,
+    /// The counter as last read, and as it was when all was settled.
+    read: u64,
+    settled: u64,
+    /// Since then: witnesses told, counts told without a witness, counts of witnesses that were told without a cgroup.
+    witnessed: u64,
+    alone: u64,
+    placed: u64,
+    /// When counts were told without a witness; those that may still get theirs.
+    alone_ns: VecDeque<u64>,
+    /// Counts that are none of these, by when they were read.
+    rises: VecDeque<(u64, u64)>,
+    group_kills: u64,
+    /// When more was last read.
+    rose_ns: u64,
+    last_ns: u64,
+}
+
+/// A witness without a cgroup.
+#[derive(Debug, Clone)]
+struct Waiting<W> {
+    witness: W,
+    since_ns: u64,
+    /// Its cgroup lies in here.
+    within: Option<CgroupPath>,
+}
+
+/// A group kill, whose first victim is counted twice.
+#[derive(Debug, Clone)]
+struct Double {
+    within: CgroupPath,
+    until_ns: u64,
+}
+
+/// All counts and witnesses.
+#[derive(Debug)]
+pub(super) struct Counts<W> {
+    has_counters: bool,
+    has_witnesses: bool,
+    tallies: HashMap<MemcgId, Tally>,
+    /// Of cgroups not known here some counts are from before.
+    incomplete: bool,
+    /// Cgroups with rises.
+    rising: BTreeSet<MemcgId>,
+    /// Cgroups whose counter rose of late.
+    active: BTreeSet<MemcgId>,
+    waiting: VecDeque<Waiting<W>>,
+    /// Witnesses told without a cgroup whose counts are still to come, and the last of them.
+    unplaced: u64,
+    unplaced_ns: u64,
+    doubles: Vec<Double>,
+    removed: VecDeque<(u64, MemcgId)>,
+    /// When something last came.
+    latest_ns: u64,
+    /// What came until then and could be told is.
+    settled_ns: u64,
+}
+
+impl Tally {
+    fn is_over(&self, now_ns: u64) -> bool {
+        self.rises.is_empty() && now_ns.saturating_sub(self.last_ns) > FORGET_NS
+    }
+
+    fn settle(&mut self) {
+        self.settled = self.read;
+        self.witnessed = 0;
+        self.alone = 0;
+        self.placed = 0;
+        self.alone_ns.clear();
+        self.rises.clear();
+    }
+
+    fn counted(&self) -> u64 {
+        self.read.saturating_sub(self.settled)
+    }
+
+    /// Of the rises, those read until then.
+    fn risen_until(&self, until_ns: u64) -> u64 {
+        self.rises.iter().filter(|(read_ns, _)| *read_ns <= until_ns).map(|(_, kills)| kills).sum()
+    }
+
+    /// So much more was counted.
+    fn rise(&mut self, kills: u64, read_ns: u64) {
+        let is_full = self.rises.len() >= MAX_RISES;
+        match self.rises.back_mut().filter(|_| is_full) {
+            Some(last) => *last = (read_ns, last.1 + kills),
+            None => self.rises.push_back((read_ns, kills)),
+        }
+    }
+
+    /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be.
+    fn take_rise_of(&mut self, witnessed_ns: u64) {
+        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(SKEW_NS);
+        if let Some(place) = self.rises.iter().position(may_be) {
+            self.take_rise(place);
+        }
+    }
+
+    fn take_rise(&mut self, place: usize) {
+        if let Some(rise) = self.rises.get_mut(place) {
+            rise.1 -= 1;
+            if rise.1 == 0 {
+                self.rises.remove(place);
+            }
+        }
+    }
+
+    /// Witnesses whose counts are still to come.
+    fn ahead(&self) -> u64 {
+        let with_count = self.counted().saturating_sub(self.risen_until(u64::MAX));
+        (self.witnessed + self.alone + self.placed).saturating_sub(with_count)
+    }
+}
+
+impl<W> Counts<W> {
+    pub(super) fn new(has_counters: bool, has_witnesses: bool) -> Self {
+        Self {
+            has_counters,
+            has_witnesses,
+            tallies: HashMap::new(),
+            incomplete: false,
+            rising: BTreeSet::new(),
+            active: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            unplaced: 0,
+            unplaced_ns: 0,
+            doubles: Vec::new(),
+            removed: VecDeque::new(),
+            latest_ns: 0,
+            settled_ns: 0,
+        }
+    }
+
+    /// A counter as it is when all kills so far are accounted for.
+    pub(super) fn settled(&mut self, counters: &Counters) {
+        let Some(kills) = counters.local_oom_kill else { return };
+        self.rising.remove(&counters.memcg);
+        if kills == 0 && !self.tallies.contains_key(&counters.memcg) {
+            return;
+        }
+        let group_kills = counters.local_oom_group_kill.unwrap_or_default();
+        if let Some(tally) = self.tally(counters.memcg, counters.boot_ns) {
+            tally.path = Some(counters.path.clone());
+            tally.read = tally.read.max(kills);
+            tally.group_kills = tally.group_kills.max(group_kills);
+            tally.settle();
+        }
+    }
+
+    /// Not all cgroups could be read at the beginning.
+    pub(super) fn is_incomplete(&mut self) {
+        self.incomplete = true;
+    }
+
+    /// A cgroup is gone; what is known of it stays for what comes late.
+    pub(super) fn removed(&mut self, memcg: MemcgId, now_ns: u64) {
+        if self.tallies.contains_key(&memcg) {
+            self.removed.push_back((now_ns, memcg));
+        }
+        while let Some((at, memcg)) = self.removed.front().copied() {
+            if now_ns.saturating_sub(at) < FORGET_NS || self.rising.contains(&memcg) {
+                break;
+            }
+            self.removed.pop_front();
+            self.tallies.remove(&memcg);
+        }
+    }
+
+    /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
+    pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
+        let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
+        while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
+            tally.alone_ns.pop_front();
+        }
+        if tally.alone_ns.pop_front().is_some() {
+            // It was told by its count.
+            tally.alone -= 1;
+            tally.witnessed += 1;
+            return None;
+        }
+        tally.witnessed += 1;
+        tally.take_rise_of(now_ns);
+        self.note_rising(memcg);
+        Some(if again { Told::Twice(memcg) } else { Told::Witnessed(witness, None) })
+    }
+
+    /// A kill without its cgroup, which may lie within a known one.
+    pub(super) fn unplaced(&mut self, witness: W, now_ns: u64, within: Option<CgroupPath>) -> Option<Told<W>> {
+        if !self.has_counters {
+            return Some(Told::Witnessed(witness, None));
+        }
+        self.latest_ns = self.latest_ns.max(now_ns);
+        self.waiting.push_back(Waiting { witness, since_ns: now_ns, within });
+        if self.waiting.len() <= MAX_WAITING {
+            return None;
+        }
+        let oldest = self.waiting.pop_front()?;
+        Some(self.give_up(oldest, now_ns))
+    }
+
+    /// A victim without its cgroup is counted twice.
+    pub(super) fn unplaced_again(&mut self, now_ns: u64) {
+        self.unplaced += 1;
+        self.unplaced_ns = now_ns;
+    }
+
+    /// A counter was read.
+    pub(super) fn counted(&mut self, counters: &Counters) {
+        let Some(kills) = counters.local_oom_kill else { return };
+        let is_new = !self.tallies.contains_key(&counters.memcg);
+        let settled = if is_new && self.incomplete { kills } else { 0 };
+        let group_kills = counters.local_oom_group_kill.unwrap_or_default();
+        let settled_ns = self.settled_ns;
+        let Some(tally) = self.tally(counters.memcg, counters.boot_ns) else { return };
+        if is_new {
+            (tally.read, tally.settled) = (settled, settled);
+        }
+        tally.path = Some(counters.path.clone());
+        let more_groups = group_kills.saturating_sub(tally.group_kills);
+        tally.group_kills = tally.group_kills.max(group_kills);
+        let (before, ahead) = (tally.counted(), tally.ahead());
+        tally.read = tally.read.max(kills);
+        let rise = (tally.counted() - before).saturating_sub(ahead);
+        if tally.counted() > before {
+            tally.rose_ns = counters.boot_ns.max(settled_ns.saturating_add(1));
+            self.active.insert(counters.memcg);
+        }
+        if rise > 0 {
+            let Some(tally) = self.tallies.get_mut(&counters.memcg) else { return };
+            tally.rise(rise, counters.boot_ns.max(settled_ns.saturating_add(1)));
+        }
+        self.note_rising(counters.memcg);
+        for _ in 0..more_groups {
+            let until_ns = counters.boot_ns.saturating_add(DOUBLE_NS);
+            self.doubles.push(Double { within: counters.path.clone(), until_ns });
+        }
+    }
+
+    /// Tells what waited long enough.
+    pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
+        self.tell(now_ns, now_ns.saturating_sub(self.grace()))
+    }
+
+    /// Tells everything that waits: nothing more will come.
+    pub(super) fn rest(&mut self) -> Vec<Told<W>> {
+        self.tell(self.latest_ns, u64::MAX)
+    }
+
+    /// Tells what came until then.
+    fn tell(&mut self, now_ns: u64, until_ns: u64) -> Vec<Told<W>> {
+        self.settled_ns = self.settled_ns.max(until_ns.min(now_ns));
+        let mut told = Vec::new();
+        let mut reserved: HashMap<MemcgId, u64> = HashMap::new();
+        let mut still = VecDeque::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let candidates = self.candidates(&waiting);
+            if waiting.since_ns > until_ns {
+                for memcg in candidates {
+                    *reserved.entry(memcg).or_default() += 1;
+                }
+                still.push_back(waiting);
+            } else if let Some(only) = self.only(&candidates) {
+                told.extend(self.place(only, waiting));
+            } else {
+                told.push(self.give_up(waiting, now_ns));
+            }
+        }
+        self.waiting = still;
+        let rising: Vec<MemcgId> = self.rising.iter().copied().collect();
+        for memcg in rising {
+            let kept = reserved.get(&memcg).copied().unwrap_or_default();
+            self.tell_counted(memcg, until_ns, now_ns, kept, &mut told);
+        }
+        self.doubles.retain(|double| now_ns < double.until_ns);
+        let oldest_ns = until_ns.saturating_sub(SKEW_NS);
+        let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.rose_ns >= oldest_ns);
+        self.active.retain(is_active);
+        told
+    }
+
+    /// Something is not settled yet.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty() || !self.rising.is_empty()
+    }
+
+    /// When [`Self::due`] has something next.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        // What is older is kept for a witness, and told with it.
+        let is_open = |(read_ns, _): &&(u64, u64)| *read_ns > self.settled_ns;
+        let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.iter().find(is_open));
+        let waiting = self.waiting.front().map(|waiting| waiting.since_ns);
+        let next = rises.map(|(read_ns, _)| *read_ns).chain(waiting).min()?;
+        Some(next.saturating_add(self.grace()))
+    }
+
+    fn grace(&self) -> u64 {
+        if self.has_witnesses { GRACE_NS } else { ALONE_NS }
+    }
+
+    /// `None` where there is no room for another one.
+    fn tally(&mut self, memcg: MemcgId, now_ns: u64) -> Option<&mut Tally> {
+        if !self.tallies.contains_key(&memcg) && self.tallies.len() >= CAPACITY {
+            self.incomplete = true;
+            return None;
+        }
+        self.latest_ns = self.latest_ns.max(now_ns);
+        let tally = self.tallies.entry(memcg).or_default();
+        if tally.is_over(now_ns) {
+            tally.settle();
+        }
+        tally.last_ns = tally.last_ns.max(now_ns);
+        Some(tally)
+    }
+
+    fn note_rising(&mut self, memcg: MemcgId) {
+        if self.tallies.get(&memcg).is_some_and(|tally| !tally.rises.is_empty()) {
+            self.rising.insert(memcg);
+        } else {
+            self.rising.remove(&memcg);
+        }
+    }
+
+    /// Cgroups in which this witness' kill may have been counted: also where each count is taken by now, for it may be
+    /// another witness that took it.
+    fn candidates(&self, waiting: &Waiting<W>) -> Vec<MemcgId> {
+        let may_be = |memcg: &&MemcgId| {
+            let Some(tally) = self.tallies.get(*memcg) else { return false };
+            let is_within = |within: &CgroupPath| tally.path.as_ref().is_some_and(|path| path.is_within(within));
+            waiting.since_ns <= tally.rose_ns.saturating_add(SKEW_NS) && waiting.within.as_ref().is_none_or(is_within)
+        };
+        self.active.iter().filter(may_be).copied().collect()
+    }
+
+    /// There only, if there is a count left.
+    fn only(&self, candidates: &[MemcgId]) -> Option<MemcgId> {
+        let [only] = candidates else { return None };
+        Some(*only).filter(|only| self.rising.contains(only))
+    }
+
+    fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
+        let tally = self.tallies.get_mut(&memcg)?;
+        tally.witnessed += 1;
+        tally.take_rise_of(waiting.since_ns);
+        let path = tally.path.clone()?;
+        self.note_rising(memcg);
+        Some(Told::Witnessed(waiting.witness, Some((memcg, path))))
+    }
+
+    fn give_up(&mut self, waiting: Waiting<W>, now_ns: u64) -> Told<W> {
+        self.unplaced += 1;
+        self.unplaced_ns = now_ns;
+        Told::Witnessed(waiting.witness, None)
+    }
+
+    /// All but the counts that witnesses may still be of that wait: `kept`.
+    fn tell_counted(&mut self, memcg: MemcgId, until_ns: u64, now_ns: u64, kept: u64, told: &mut Vec<Told<W>>) {
+        if now_ns.saturating_sub(self.unplaced_ns) > LATE_NS {
+            self.unplaced = 0;
+        }
+        let Some(tally) = self.tallies.get_mut(&memcg) else { return };
+        let due = tally.risen_until(until_ns).saturating_sub(kept);
+        let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
+        for number in 0..due {
+            tally.take_rise(0);
+            let Some(path) = tally.path.clone() else { continue };
+            let double = self.doubles.iter().position(|double| path.is_within(&double.within));
+            // What is counted twice is counted at least twice.
+            let double = double.filter(|_| tally.counted() >= 2);
+            told.push(if self.unplaced > 0 {
+                self.unplaced -= 1;
+                tally.placed += 1;
+                Told::Placed(memcg)
+            } else if let Some(double) = double {
+                self.doubles.swap_remove(double);
+                tally.witnessed += 1;
+                Told::Twice(memcg)
+            } else {
+                tally.alone += 1;
+                tally.alone_ns.push_back(now_ns);
+                Told::Counted(memcg, path, read_ns.saturating_add(number))
+            });
+        }
+        self.note_rising(memcg);
+    }
+}
+
+#[cfg(test)]
+#[path = "counts_properties.rs"]
+mod properties;
+#[cfg(test)]
+#[path = "counts_tests.rs"]
+mod tests;

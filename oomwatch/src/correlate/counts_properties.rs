@@ -1,0 +1,154 @@
+//! What holds for every history of kills, lines and readings, whatever of them is missing, late within the grace, or
+//! comes twice: each kill is told once, in its own cgroup or in none, and with its victim if all have a line.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+/// The kernel's counter is read this much after the kill at most.
+const LATE_MS: u64 = 100;
+
+/// What is known of a kill beside its count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// All of it.
+    Whole,
+    /// Not the cgroup.
+    WithoutCgroup,
+    /// Nothing.
+    None,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kill {
+    cgroup: u64,
+    gap_ms: u64,
+    line: Line,
+    line_after_ms: u64,
+    read_after_ms: u64,
+    read_twice: bool,
+}
+
+fn kills() -> impl Strategy<Value = Vec<Kill>> {
+    let line = prop_oneof![3 => Just(Line::Whole), 3 => Just(Line::WithoutCgroup), 1 => Just(Line::None)];
+    let gap = prop_oneof![0..5_u64, 0..400_u64, Just(3000_u64)];
+    let kill = (0..3_u64, gap, line, 0..20_u64, 0..LATE_MS, any::<bool>());
+    let kill = kill.prop_map(|(cgroup, gap_ms, line, line_after_ms, read_after_ms, read_twice)| Kill {
+        cgroup,
+        gap_ms,
+        line,
+        line_after_ms,
+        read_after_ms,
+        read_twice,
+    });
+    vec(kill, 1..40)
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Line(usize),
+    Read(u64),
+}
+
+/// Steps by time, and when each kill happened.
+fn history(kills: &[Kill]) -> (Vec<(u64, Step)>, Vec<u64>) {
+    let (mut steps, mut times) = (Vec::new(), Vec::new());
+    let (mut now, mut last_line) = (1000, 0);
+    for (number, kill) in kills.iter().enumerate() {
+        now += kill.gap_ms;
+        times.push(now);
+        // The log is in the order of the kills.
+        last_line = (now + kill.line_after_ms).max(last_line);
+        if kill.line != Line::None {
+            steps.push((last_line, Step::Line(number)));
+        }
+        steps.push((now + kill.read_after_ms, Step::Read(kill.cgroup)));
+        if kill.read_twice {
+            steps.push((now + kill.read_after_ms + 1, Step::Read(kill.cgroup)));
+        }
+    }
+    steps.sort_by_key(|(at, _)| *at);
+    (steps, times)
+}
+
+fn memcg(id: u64) -> MemcgId {
+    MemcgId { hierarchy: 4, id }
+}
+
+fn play(kills: &[Kill]) -> Vec<Told<usize>> {
+    let (steps, times) = history(kills);
+    let mut counts = Counts::new(true, true);
+    let mut told = Vec::new();
+    for (at, step) in steps {
+        while let Some(due) = counts.next_deadline().filter(|due| *due <= at * MS) {
+            told.extend(counts.due(due));
+        }
+        match step {
+            Step::Line(number) if kills[number].line == Line::Whole => {
+                told.extend(counts.witnessed(memcg(kills[number].cgroup), at * MS, false, number));
+            }
+            Step::Line(number) => told.extend(counts.unplaced(number, at * MS, None)),
+            Step::Read(cgroup) => {
+                let until = kills.iter().zip(&times).filter(|(kill, time)| kill.cgroup == cgroup && **time <= at);
+                let kills = until.count() as u64;
+                counts.counted(&Counters {
+                    boot_ns: at * MS,
+                    memcg: memcg(cgroup),
+                    path: CgroupPath::from_bytes(format!("/c{cgroup}").as_bytes()),
+                    local_oom_kill: Some(kills),
+                    local_oom: None,
+                    under_oom: None,
+                    local_oom_group_kill: None,
+                });
+            }
+        }
+    }
+    told.extend(counts.rest());
+    assert!(!counts.waits());
+    told
+}
+
+proptest! {
+    #[test]
+    fn each_kill_is_told_once_and_never_in_another_cgroup(kills in kills()) {
+        let told = play(&kills);
+        let mut victims = BTreeMap::new();
+        let mut in_cgroup = [0_usize; 3];
+        let mut events = 0;
+        for told in &told {
+            match told {
+                Told::Witnessed(number, place) => {
+                    events += 1;
+                    *victims.entry(*number).or_insert(0) += 1;
+                    let own = memcg(kills[*number].cgroup);
+                    if let Some((memcg, _)) = place {
+                        prop_assert_eq!(*memcg, own, "victim {} is placed elsewhere", number);
+                        in_cgroup[usize::try_from(memcg.id).unwrap()] += 1;
+                    } else if kills[*number].line == Line::Whole {
+                        in_cgroup[usize::try_from(own.id).unwrap()] += 1;
+                    }
+                }
+                Told::Counted(memcg, _, _) => {
+                    events += 1;
+                    in_cgroup[usize::try_from(memcg.id).unwrap()] += 1;
+                }
+                Told::Twice(_) => prop_assert!(false, "no group was killed"),
+                Told::Placed(_) => {}
+            }
+        }
+        prop_assert_eq!(events, kills.len(), "{:?}", told);
+        prop_assert!(victims.values().all(|times| *times == 1), "{:?}", told);
+        let with_line = kills.iter().filter(|kill| kill.line != Line::None).count();
+        // What comes right after a kill without a line may be taken for that one's.
+        if with_line == kills.len() {
+            prop_assert_eq!(victims.len(), with_line, "every line is told");
+        }
+        for (cgroup, told) in (0..).zip(in_cgroup) {
+            let killed = kills.iter().filter(|kill| kill.cgroup == cgroup).count();
+            prop_assert!(told <= killed, "{} of {} in {}", told, killed, cgroup);
+        }
+    }
+}

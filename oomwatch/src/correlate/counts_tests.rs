@@ -1,0 +1,189 @@
+use super::*;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+type Counts = super::Counts<u32>;
+
+fn memcg(id: u64) -> MemcgId {
+    MemcgId { hierarchy: 0, id }
+}
+
+fn path(id: u64) -> CgroupPath {
+    CgroupPath::from_bytes(format!("/c{id}").as_bytes())
+}
+
+fn reading(id: u64, boot_ns: u64, kills: u64) -> Counters {
+    Counters {
+        boot_ns,
+        memcg: memcg(id),
+        path: path(id),
+        local_oom_kill: Some(kills),
+        local_oom: None,
+        under_oom: None,
+        local_oom_group_kill: None,
+    }
+}
+
+fn both() -> Counts {
+    Counts::new(true, true)
+}
+
+#[test]
+fn a_kill_that_is_witnessed_and_counted_is_one() {
+    for witness_first in [true, false] {
+        let mut counts = both();
+        if !witness_first {
+            counts.counted(&reading(1, SECOND, 1));
+        }
+        assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
+        if witness_first {
+            counts.counted(&reading(1, SECOND, 1));
+        }
+        assert!(!counts.waits());
+        assert_eq!(counts.due(3 * SECOND), []);
+    }
+}
+
+#[test]
+fn a_count_without_a_witness_is_told_after_its_grace() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 2));
+    assert_eq!(counts.next_deadline(), Some(SECOND + GRACE_NS));
+    assert_eq!(counts.due(SECOND + GRACE_NS - 1), []);
+    let told = counts.due(SECOND + GRACE_NS);
+    assert_eq!(told, [Told::Counted(memcg(1), path(1), SECOND), Told::Counted(memcg(1), path(1), SECOND + 1)]);
+    assert_eq!(counts.witnessed(memcg(1), 2 * SECOND, false, 7), None, "too late: it was told");
+}
+
+#[test]
+fn what_was_counted_before_is_nobodys_kill() {
+    let mut counts = both();
+    counts.settled(&reading(1, SECOND, 5));
+    counts.counted(&reading(1, 2 * SECOND, 5));
+    assert!(!counts.waits());
+    counts.counted(&reading(1, 3 * SECOND, 6));
+    assert_eq!(counts.due(4 * SECOND).len(), 1);
+}
+
+#[test]
+fn a_witness_without_a_cgroup_is_placed_where_the_only_count_is() {
+    let mut counts = both();
+    assert_eq!(counts.unplaced(7, SECOND, None), None);
+    counts.counted(&reading(1, SECOND + MS, 1));
+    let told = counts.due(SECOND + GRACE_NS);
+    assert_eq!(told, [Told::Witnessed(7, Some((memcg(1), path(1))))]);
+    assert!(!counts.waits());
+}
+
+#[test]
+fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_again() {
+    let mut counts = both();
+    counts.unplaced(7, SECOND, None);
+    counts.unplaced(8, SECOND, None);
+    counts.counted(&reading(1, SECOND, 1));
+    counts.counted(&reading(2, SECOND, 1));
+    let told = counts.due(2 * SECOND);
+    let expected = [Told::Witnessed(7, None), Told::Witnessed(8, None), Told::Placed(memcg(1)), Told::Placed(memcg(2))];
+    assert_eq!(told, expected);
+    assert!(!counts.waits());
+}
+
+#[test]
+fn a_witness_is_told_though_its_count_was_taken_for_anothers() {
+    let mut counts = both();
+    counts.unplaced(7, SECOND, None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 2 * SECOND, 1));
+    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
+    assert_eq!(counts.witnessed(memcg(1), 3 * SECOND, false, 8), Some(Told::Witnessed(8, None)));
+}
+
+#[test]
+fn a_group_kill_says_in_which_cgroup_its_members_are() {
+    let mut counts = both();
+    counts.unplaced(7, SECOND, Some(path(2)));
+    counts.counted(&reading(1, SECOND, 1));
+    counts.counted(&reading(2, SECOND, 1));
+    let told = counts.due(2 * SECOND);
+    assert!(told.contains(&Told::Witnessed(7, Some((memcg(2), path(2))))), "{told:?}");
+    assert!(told.contains(&Told::Counted(memcg(1), path(1), SECOND)), "{told:?}");
+}
+
+#[test]
+fn a_witness_is_not_taken_for_a_kill_that_was_counted_long_before_it() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    counts.unplaced(7, SECOND + 200 * MS, None);
+    assert_eq!(counts.due(SECOND + GRACE_NS), [Told::Counted(memcg(1), path(1), SECOND)]);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+}
+
+#[test]
+fn a_count_that_comes_after_its_witness_was_told_without_a_cgroup_is_not_told() {
+    let mut counts = both();
+    counts.unplaced(7, SECOND, None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 2 * SECOND, 1));
+    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
+    counts.counted(&reading(1, 3 * SECOND, 2));
+    assert_eq!(counts.due(4 * SECOND), [Told::Counted(memcg(1), path(1), 3 * SECOND)]);
+}
+
+#[test]
+fn the_first_victim_of_a_group_kill_is_counted_twice_and_told_once() {
+    let mut with_log = both();
+    assert!(with_log.witnessed(memcg(1), SECOND, false, 7).is_some());
+    assert_eq!(with_log.witnessed(memcg(1), SECOND, true, 7), Some(Told::Twice(memcg(1))));
+    assert!(with_log.witnessed(memcg(1), SECOND, false, 8).is_some());
+    with_log.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
+    assert_eq!(with_log.due(3 * SECOND), []);
+
+    let mut alone = Counts::new(true, false);
+    alone.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
+    let told = alone.due(SECOND + ALONE_NS);
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Counted(..))).count(), 2, "{told:?}");
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Twice(_))).count(), 1, "{told:?}");
+}
+
+#[test]
+fn more_witnesses_than_counts_excuse_no_count_later() {
+    let mut counts = both();
+    assert!(counts.witnessed(memcg(1), SECOND, false, 7).is_some());
+    counts.counted(&reading(1, 20 * SECOND, 1));
+    assert_eq!(counts.due(30 * SECOND).len(), 1, "ten seconds later it is another kill");
+}
+
+#[test]
+fn without_counters_nothing_waits() {
+    let mut counts = Counts::new(false, true);
+    assert_eq!(counts.unplaced(7, SECOND, None), Some(Told::Witnessed(7, None)));
+    assert_eq!(counts.witnessed(memcg(1), SECOND, false, 8), Some(Told::Witnessed(8, None)));
+    assert_eq!((counts.waits(), counts.next_deadline()), (false, None));
+}
+
+#[test]
+fn what_is_compared_with_the_count_of_all_is_told_by_that() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    counts.settled(&reading(1, SECOND, 2));
+    counts.counted(&reading(1, SECOND, 2));
+    assert!(!counts.waits());
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut counts = both();
+    for kill in 0..MAX_WAITING + 10 {
+        counts.unplaced(u32::try_from(kill).unwrap(), SECOND, None);
+    }
+    assert_eq!(counts.waiting.len(), MAX_WAITING);
+    for kills in 1..1000 {
+        counts.counted(&reading(1, SECOND + kills, kills));
+    }
+    assert!(counts.tallies[&memcg(1)].rises.len() <= MAX_RISES);
+    assert_eq!(counts.tallies[&memcg(1)].risen_until(u64::MAX), 999);
+    counts.removed(memcg(1), SECOND);
+    counts.rest();
+    counts.removed(memcg(2), u64::MAX);
+    assert!(counts.tallies.is_empty());
+}

@@ -1,0 +1,93 @@
+//! Tasks on their way out, which the kernel named by thread only: what `/proc` still says of them, right or absent.
+//!
+//! Reads `/proc/<tid>/status` and `/proc/<tid>/cgroup`.
+
+use std::path::Path;
+
+use procfs::process::{Process, Status};
+use rustix::fs::OFlags;
+
+use super::memory::MemoryHierarchy;
+use crate::{
+    cgroup_path::CgroupPath,
+    observation::{LoggedKill, LoggedMemcg, MemcgId, Victim},
+};
+
+impl MemoryHierarchy {
+    /// Completes a victim that the kernel named only by thread, from `/proc`: right or absent. A task on its way out
+    /// is moved to the root, so the root is no answer.
+    pub fn find_dying(&self, victim: &mut Victim) {
+        let Some(process) = self.process(victim.tid) else { return };
+        victim.pid = process.status().ok().and_then(|status| u32::try_from(status.tgid).ok());
+        if let Some((memcg, path)) = self.memcg_of(&process) {
+            victim.memcg = Some(memcg);
+            victim.path = Some(path);
+        }
+    }
+
+    /// Completes a kill of the log: ids of its cgroups, and what is known of the victim while it is there. A thread of
+    /// another name is another one that got its id.
+    pub fn complete(&self, kill: &mut LoggedKill) {
+        if let Some(process) = self.process(kill.tid)
+            && let Some(status) = process.status().ok().filter(|status| status.name.as_bytes() == kill.comm)
+        {
+            let pid = u32::try_from(status.tgid).ok();
+            if kill.pid.is_some() && kill.pid != pid {
+                // The dump before it was of another process.
+                (kill.task_memcg, kill.oom_memcg, kill.trigger, kill.constraint) = (None, None, None, None);
+            }
+            kill.pid = pid;
+            (kill.ns_pid, kill.is_init) = in_namespace(&status);
+            if kill.task_memcg.is_none() {
+                kill.task_memcg = self.memcg_of(&process).map(|(memcg, path)| LoggedMemcg {
+                    memcg: Some(memcg),
+                    path,
+                    limit_bytes: None,
+                    usage_bytes: None,
+                });
+            }
+        }
+        for memcg in kill.task_memcg.iter_mut().chain(kill.oom_memcg.iter_mut()) {
+            memcg.memcg = memcg.memcg.or_else(|| self.id_of(&memcg.path));
+        }
+        if let Some(trigger) = &mut kill.trigger {
+            trigger.pid =
+                trigger.tid.and_then(|tid| if tid == kill.tid { kill.pid } else { self.group_of(tid, &trigger.comm) });
+        }
+    }
+
+    /// Id of the cgroup that is at a path now.
+    pub fn id_of(&self, path: &CgroupPath) -> Option<MemcgId> {
+        let folder = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY).ok()?;
+        let stat = rustix::fs::fstat(&folder).ok()?;
+        Some(MemcgId { hierarchy: self.id, id: stat.st_ino })
+    }
+
+    fn process(&self, tid: u32) -> Option<Process> {
+        let folder = self.root.join(&Path::new("/proc").join(tid.to_string())).ok()?;
+        Process::new_with_root(folder).ok()
+    }
+
+    fn group_of(&self, tid: u32, comm: &[u8]) -> Option<u32> {
+        let status = self.process(tid)?.status().ok()?;
+        if status.name.as_bytes() == comm { u32::try_from(status.tgid).ok() } else { None }
+    }
+
+    fn memcg_of(&self, process: &Process) -> Option<(MemcgId, CgroupPath)> {
+        let cgroups = process.cgroups().ok()?;
+        let of_memory = cgroups.0.iter().find(|cgroup| match self.version {
+            1 => cgroup.controllers.iter().any(|name| name == "memory"),
+            _ => cgroup.hierarchy == 0,
+        });
+        let cgroup = of_memory.filter(|cgroup| cgroup.pathname != "/")?;
+        let path = CgroupPath::from_bytes(cgroup.pathname.as_bytes());
+        Some((self.id_of(&path)?, path))
+    }
+}
+
+/// The innermost id of a process in a namespace of its own, and whether it is the first one there.
+fn in_namespace(status: &Status) -> (Option<u32>, Option<bool>) {
+    let Some(ids) = &status.nstgid else { return (None, None) };
+    let innermost = ids.get(1..).and_then(<[i32]>::last).and_then(|id| u32::try_from(*id).ok());
+    (innermost, Some(innermost == Some(1)))
+}

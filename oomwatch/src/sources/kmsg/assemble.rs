@@ -1,0 +1,257 @@
+//! Lines of the kernel's log to kills. The OOM killer runs one at a time (`oom_lock`), so its lines come in order, other
+//! lines perhaps in between: a dump with trigger, usage and summary, then the kill; `Tasks in ... are going to be
+//! killed` and one more kill for each member of a group. Of dumps the kernel writes ten in five seconds, of kills all.
+
+use super::{
+    line::{Killed, Line, Reading, Summary, begins_summary},
+    record::Record,
+};
+use crate::observation::{LoggedGroup, LoggedKill, LoggedMemcg, LoggedTrigger};
+
+/// Longest time between two lines of one group kill, by the kernel's clock. It does not sleep between them, but a serial
+/// console may take ten milliseconds a line; 38 were seen in a virtual machine.
+const GROUP_GAP_MICROS: u64 = 200_000;
+/// How long the first victim of a group kill is known: no process gets its id in this time.
+const FIRST_VICTIM_MICROS: u64 = 5_000_000;
+/// How long a kill waits for the line that says that a group kill began with it: the kernel writes it right after.
+const SETTLE_NS: u64 = 15_000_000;
+/// Pieces of a summary that was cut: at 1,000 bytes each, two paths of `PATH_MAX` fit.
+const MAX_PIECES: u32 = 10;
+
+/// A group kill under way.
+#[derive(Debug, Clone)]
+struct Group {
+    named: LoggedGroup,
+    first_tid: u32,
+    /// The first victim as it was told, for its second kill.
+    task_memcg: Option<LoggedMemcg>,
+    oom_memcg: Option<LoggedMemcg>,
+    trigger: Option<LoggedTrigger>,
+    constraint: Option<&'static str>,
+    last_micros: u64,
+}
+
+/// What was read so far.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    dump: Dump,
+    /// A summary that is not whole, and of how many pieces it is.
+    cut: Option<(Vec<u8>, u32)>,
+    /// The last kill, and whether it was passed on: a group kill may have begun with it.
+    last: Option<(LoggedKill, bool)>,
+    group: Option<Group>,
+}
+
+/// A dump under way.
+#[derive(Debug, Default)]
+struct Dump {
+    trigger: Option<LoggedTrigger>,
+    usage: Option<(u64, Option<u64>)>,
+    summary: Option<Summary>,
+}
+
+impl Assembler {
+    /// Takes in a record read at `boot_ns`; the kill before it, if there was one that it does not belong to. A new kill
+    /// is completed at once, for its task may soon be gone.
+    pub(super) fn take(
+        &mut self,
+        record: &Record,
+        boot_ns: u64,
+        complete: impl FnOnce(&mut LoggedKill),
+    ) -> Option<LoggedKill> {
+        if !record.of_kernel {
+            return None;
+        }
+        let line = self.whole_line(record);
+        match line? {
+            Line::Invoked { comm } => {
+                self.dump = Dump::default();
+                self.dump.trigger = Some(LoggedTrigger { tid: None, pid: None, comm });
+                self.group = None;
+                self.flush()
+            }
+            Line::Cpu { tid, rest } => {
+                if let Some(trigger) =
+                    self.dump.trigger.as_mut().filter(|it| it.tid.is_none() && is_of(&it.comm, &rest))
+                {
+                    trigger.tid = Some(tid);
+                }
+                None
+            }
+            Line::Usage { usage_bytes, limit_bytes } => {
+                self.dump.usage = Some((usage_bytes, limit_bytes));
+                None
+            }
+            Line::Summary(summary) => {
+                self.dump.summary = Some(summary);
+                self.group = None;
+                self.flush()
+            }
+            Line::Skipped => {
+                self.dump = Dump::default();
+                self.flush()
+            }
+            Line::Killed(killed) => {
+                let before = self.flush();
+                let mut kill = self.kill(killed, record, boot_ns);
+                complete(&mut kill);
+                leave_group(&mut kill);
+                self.last = Some((kill, false));
+                before
+            }
+            Line::Group(path) => {
+                self.begin_group(path, record.micros);
+                self.flush()
+            }
+        }
+    }
+
+    /// Nothing followed the last kill.
+    pub(super) fn flush(&mut self) -> Option<LoggedKill> {
+        let (kill, passed_on) = self.last.as_mut()?;
+        (!std::mem::replace(passed_on, true)).then(|| kill.clone())
+    }
+
+    /// The last kill, where nothing followed it for long enough.
+    pub(super) fn settled(&mut self, now_ns: u64, at_once: bool) -> Option<LoggedKill> {
+        let (kill, _) = self.last.as_ref()?;
+        if at_once || now_ns >= kill.boot_ns.saturating_add(SETTLE_NS) { self.flush() } else { None }
+    }
+
+    /// A kill waits for what follows it.
+    pub(super) fn waits(&self) -> bool {
+        self.last.as_ref().is_some_and(|(_, passed_on)| !passed_on)
+    }
+
+    /// Records are missing: nothing that comes belongs to what was before.
+    pub(super) fn interrupted(&mut self) -> Option<LoggedKill> {
+        self.dump = Dump::default();
+        self.cut = None;
+        self.group = None;
+        let last = self.flush();
+        self.last = None;
+        last
+    }
+
+    /// Joins a summary that the kernel wrote in pieces.
+    fn whole_line(&mut self, record: &Record) -> Option<Line> {
+        if let Some((text, pieces)) = self.cut.take_if(|_| record.is_fragment) {
+            let whole = [text, record.text.clone()].concat();
+            let line = Line::parse(&whole);
+            if line.is_none() && pieces < MAX_PIECES {
+                self.cut = Some((whole, pieces + 1));
+            }
+            return line;
+        }
+        let line = Line::parse(&record.text);
+        if begins_summary(&record.text) {
+            self.cut = line.is_none().then(|| (record.text.clone(), 1));
+        }
+        line
+    }
+
+    fn begin_group(&mut self, path: crate::cgroup_path::CgroupPath, micros: u64) {
+        let Some((first, _)) = self.last.as_mut() else { return };
+        let group = LoggedGroup { first_seq: first.seq, path };
+        first.group = Some(group.clone());
+        self.group = Some(Group {
+            named: group,
+            first_tid: first.tid,
+            task_memcg: first.task_memcg.clone(),
+            oom_memcg: first.oom_memcg.clone(),
+            trigger: first.trigger.clone(),
+            constraint: first.constraint,
+            last_micros: micros,
+        });
+    }
+
+    fn kill(&mut self, killed: Killed, record: &Record, boot_ns: u64) -> LoggedKill {
+        let Dump { trigger, usage, summary } = std::mem::take(&mut self.dump);
+        let Killed { of_memcg, tid, comm, memory, uid, oom_score_adj } = killed;
+        let mut kill = LoggedKill {
+            boot_ns,
+            seq: record.seq,
+            pid: None,
+            tid,
+            ns_pid: None,
+            is_init: None,
+            comm,
+            uid,
+            oom_score_adj,
+            memory,
+            trigger: None,
+            of_memcg,
+            constraint: None,
+            oom_memcg: None,
+            task_memcg: None,
+            group: None,
+            again: false,
+        };
+        if let Some(summary) = summary {
+            kill.trigger = trigger;
+            kill.constraint = summary.constraint;
+            kill.pid = Some(summary.pid);
+            if let Some(reading) = only_reading(&summary, &kill) {
+                let memcg = |path| LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None };
+                kill.task_memcg = Some(memcg(reading.task_memcg));
+                kill.oom_memcg = reading.oom_memcg.map(|path| LoggedMemcg {
+                    usage_bytes: usage.map(|(usage_bytes, _)| usage_bytes),
+                    limit_bytes: usage.and_then(|(_, limit_bytes)| limit_bytes),
+                    ..memcg(path)
+                });
+            }
+        } else {
+            self.join_group(&mut kill, record.micros);
+        }
+        kill
+    }
+
+    /// A kill without a dump of its own, right after others of a group, is of that group.
+    fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
+        let Some(group) = &mut self.group else { return };
+        let age = micros.saturating_sub(group.last_micros);
+        let is_first = kill.tid == group.first_tid && age <= FIRST_VICTIM_MICROS;
+        if age > GROUP_GAP_MICROS && !is_first {
+            return;
+        }
+        group.last_micros = micros;
+        kill.group = Some(group.named.clone());
+        kill.trigger.clone_from(&group.trigger);
+        kill.constraint = group.constraint;
+        kill.oom_memcg.clone_from(&group.oom_memcg);
+        kill.again = is_first;
+        if kill.again {
+            kill.task_memcg.clone_from(&group.task_memcg);
+        }
+    }
+}
+
+/// A victim outside of the cgroup that is killed as one came right after it, without a dump of its own.
+fn leave_group(kill: &mut LoggedKill) {
+    let Some(group) = kill.group.take_if(|_| !kill.again) else { return };
+    if kill.task_memcg.as_ref().is_some_and(|memcg| !memcg.path.is_within(&group.path)) {
+        (kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None);
+    } else {
+        kill.group = Some(group);
+    }
+}
+
+/// The kernel writes the name and a space.
+fn is_of(comm: &[u8], rest: &[u8]) -> bool {
+    rest.strip_prefix(comm).is_some_and(|after| after.starts_with(b" "))
+}
+
+/// The one way to read the summary that fits the kill. The summary is of the process, the kill of a thread of it that
+/// still has memory.
+fn only_reading(summary: &Summary, kill: &LoggedKill) -> Option<Reading> {
+    let fits = |reading: &&Reading| {
+        reading.oom_memcg.is_some() == kill.of_memcg && (summary.pid != kill.tid || reading.comm == kill.comm)
+    };
+    let mut fitting = summary.readings.iter().filter(fits);
+    let first = fitting.next()?;
+    fitting.next().is_none().then(|| first.clone())
+}
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

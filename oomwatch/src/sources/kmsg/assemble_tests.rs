@@ -4,6 +4,9 @@ use crate::{cgroup_path::CgroupPath, observation::VictimMemory};
 /// Linux 6.18, cgroup v1; what it holds is in the README beside it.
 const HOST: &[u8] = include_bytes!("../../../../tests/fixtures/kmsg/6.18-v1.kmsg");
 
+/// Linux 6.12, cgroup2: a group kill.
+const GROUP: &[u8] = include_bytes!("../../../../tests/fixtures/kmsg/6.12-group.kmsg");
+
 fn records(log: &[u8]) -> Vec<Record> {
     log.split_inclusive(|byte| *byte == b'\n').map(|line| Record::parse(line).expect("a record")).collect()
 }
@@ -74,6 +77,19 @@ fn every_kill_of_a_recorded_log_is_read_and_a_forged_one_is_not() {
     for kill in &kills[10..] {
         assert_eq!((kill.pid, task_memcg(kill), &kill.trigger, &kill.group), (None, None, &None, &None));
         assert!(kill.of_memcg);
+    }
+}
+
+#[test]
+fn a_recorded_group_kill_has_three_victims_and_one_of_them_twice() {
+    let kills = kills(&records(GROUP));
+    let seen: Vec<_> = kills.iter().map(|kill| (kill.tid, kill.again)).collect();
+    assert_eq!(seen, [(151, false), (135, false), (137, false), (151, true)]);
+    for kill in &kills {
+        let group = kill.group.as_ref().unwrap();
+        assert_eq!((group.first_seq, group.path.as_bytes()), (438, &b"/group"[..]));
+        assert_eq!(kill.oom_memcg.as_ref().unwrap().limit_bytes, Some(32 << 20));
+        assert_eq!(kill.trigger.as_ref().unwrap().tid, Some(151));
     }
 }
 

@@ -20,7 +20,9 @@ use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
     host::memory::MAX_CGROUPS,
-    observation::{Counters, LostRecords, MemcgId, Observation, SandboxKey, SourceFacts, WorkloadKey},
+    observation::{
+        CgroupChange, Counters, LostRecords, MemcgId, MemoryCrossed, Observation, SandboxKey, SourceFacts, WorkloadKey,
+    },
     outcome::Awaited,
     workload::Workload,
 };
@@ -164,16 +166,7 @@ impl Correlator {
                 self.kill_counters.made(change.memcg, change.boot_ns);
                 self.unkilled.made(change.memcg);
             }
-            Observation::CgroupRemoved(change) => {
-                self.kill_counters.removed(change.memcg);
-                self.cgroups.removed(change.memcg, change.boot_ns);
-                self.accounts.removed(change.memcg);
-                let hit = self.unkilled.removed(change.memcg);
-                out.extend(hit.map(|hit| self.without_kill(hit)));
-                if let Some(counts) = &mut self.counts {
-                    counts.removed(change.memcg, change.boot_ns);
-                }
-            }
+            Observation::CgroupRemoved(change) => self.cgroup_removed(&change, &mut out),
             Observation::KillTotal(total) => {
                 if self.counts.as_ref().is_some_and(counts::Counts::waits) {
                     self.accounts.disturbed();
@@ -197,15 +190,7 @@ impl Correlator {
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxStarting(sandbox) => self.sandboxes.starting(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
-            Observation::MemoryCrossed(crossed) => {
-                let incident_id = self.incident_id(crossed.boot_ns);
-                match crossed.key {
-                    WorkloadKey::Sandbox(key) => {
-                        out.extend(self.sandboxes.crossed(key, &crossed, incident_id).map(found));
-                    }
-                    WorkloadKey::Cgroup(memcg) => out.push(found(self.cgroups.crossed(memcg, &crossed, incident_id))),
-                }
-            }
+            Observation::MemoryCrossed(crossed) => out.extend(self.crossed(&crossed).map(found)),
             Observation::Lost(lost) => {
                 self.accounts.lost(lost.records);
                 let records = lost.records;
@@ -214,6 +199,25 @@ impl Correlator {
             Observation::Undecodable(_) => out.push(found(loss(None, 1))),
         }
         out
+    }
+
+    fn cgroup_removed(&mut self, change: &CgroupChange, out: &mut Vec<Output>) {
+        self.kill_counters.removed(change.memcg);
+        self.cgroups.removed(change.memcg, change.boot_ns);
+        self.accounts.removed(change.memcg);
+        let hit = self.unkilled.removed(change.memcg);
+        out.extend(hit.map(|hit| self.without_kill(hit)));
+        if let Some(counts) = &mut self.counts {
+            counts.removed(change.memcg, change.boot_ns);
+        }
+    }
+
+    fn crossed(&mut self, crossed: &MemoryCrossed) -> Option<Finding> {
+        let incident_id = self.incident_id(crossed.boot_ns);
+        match crossed.key {
+            WorkloadKey::Sandbox(key) => self.sandboxes.crossed(key, crossed, incident_id),
+            WorkloadKey::Cgroup(memcg) => Some(self.cgroups.crossed(memcg, crossed, incident_id)),
+        }
     }
 
     /// The counters of cgroups as they are when the agent begins: kills before it are not its own.

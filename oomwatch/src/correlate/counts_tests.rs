@@ -89,7 +89,7 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
 }
 
 #[test]
-fn a_witness_is_told_though_its_count_was_taken_for_anothers() {
+fn a_witness_is_told_though_its_count_was_given_to_another() {
     let mut counts = both();
     counts.unplaced(7, SECOND, None);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);

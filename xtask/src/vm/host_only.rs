@@ -9,7 +9,14 @@ use crate::{compile::Scenario, process::say};
 
 /// Files that stay on the host, and why.
 const FILES: &[(&str, &str)] = &[
+    ("all_runtimes", DOCKERD),
     ("docker", DOCKERD),
+    (
+        "every_output_at_once",
+        "two thousand kills take too long here, and what leaves the agent is the same below every kernel",
+    ),
+    ("gvisor_accuracy", "gigabytes of memory that are touched page by page take too long here"),
+    ("gvisor_host_root", SAME_EVERYWHERE),
     ("gvisor_docker", DOCKERD),
     ("gvisor_lines", SAME_EVERYWHERE),
     ("hook", "hooks are scripts here, and the guest need not have a shell"),
@@ -30,7 +37,10 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "a_sandbox_restored_from_a_checkpoint_is_found_and_measured",
         "gVisor now and then finds the emulated processor lacking after a checkpoint (`missing features: xsave`)",
     ),
+    ("gvisor_discovery", "runsc_do_is_found_though_its_root_is_nowhere_usual", SAME_EVERYWHERE),
     ("gvisor_discovery", "sandboxes_that_were_there_before_the_agent_are_found", SAME_EVERYWHERE),
+    ("gvisor_kills", "a_gofer_is_told_from_sentry_and_stubs", SAME_EVERYWHERE),
+    ("gvisor_kills", "a_sandbox_whose_limit_does_not_let_it_begin_is_no_stranger", SAME_EVERYWHERE),
     ("gvisor_kills", "an_exit_code_of_0_hides_no_kill", SAME_EVERYWHERE),
     ("gvisor_kills", "a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive", SAME_EVERYWHERE),
     ("gvisor_kills", "the_application_of_the_old_runsc_is_killed_as_a_stub", PTRACE_DOES),
@@ -39,6 +49,10 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "the_application_on_systrap_is_killed_as_a_stub",
         "the child that is killed on systrap is one, too",
     ),
+    ("gvisor_warnings", "a_limit_that_changes_is_the_limit_of_the_next_warning", SAME_EVERYWHERE),
+    ("gvisor_warnings", "a_sandbox_of_a_thousand_processes", "a thousand processes take too long here"),
+    ("gvisor_warnings", "a_sentry_that_does_not_answer_is_warned_of_all_the_same", SAME_EVERYWHERE),
+    ("gvisor_warnings", "a_sentry_that_is_asked_says_what_its_memory_is", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill", PTRACE_DOES),
     ("gvisor_warnings", "a_sandbox_that_stands_still_is_measured_and_holds_up_no_other", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),

@@ -16,7 +16,15 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("gvisor_kills", &["the_application_on_ptrace", "a_sandbox_on_systrap_survives"]),
     ("nothing_to_kill", &[]),
     ("plain_memcg", &["a_process_at_its_cgroups_limit", "private_and_shared_memory"]),
-    ("privileges", &["who_is_not_root", "without_the_right_to_look_into", "the_least_privileges_are_enough"]),
+    (
+        "privileges",
+        &[
+            "who_is_not_root_is_told_what",
+            "who_is_not_root_is_told_of_kills",
+            "without_the_right_to_look_into",
+            "the_least_privileges_are_enough",
+        ],
+    ),
     ("reconcile", &["what_the_kernel_counts_in_its_own_way"]),
     ("restart", &["a_kill_while_no_agent_runs"]),
     ("sibling_victim", &["a_limit_of_the_grandparent"]),

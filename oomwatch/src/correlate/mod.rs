@@ -107,6 +107,8 @@ pub struct Correlator {
     lines: recent::RecentLines,
     /// Kills by witnesses and counters, where no program sees all of them.
     counts: Option<counts::Counts<counted::Witness>>,
+    /// A program sees every mark, if not always its cgroup.
+    sees_marks: bool,
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
@@ -129,6 +131,7 @@ impl Correlator {
             told: Told::default(),
             lines: recent::RecentLines::default(),
             counts: None,
+            sees_marks: false,
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
@@ -143,6 +146,7 @@ impl Correlator {
     /// Takes kills from counters too, and from the kernel's log.
     #[must_use]
     pub fn with_counts(mut self, counting: Counting) -> Self {
+        self.sees_marks = counting.marks;
         if counting != Counting::default() {
             self.counts = Some(counts::Counts::new(counting.counters, counting.log || counting.marks));
         }

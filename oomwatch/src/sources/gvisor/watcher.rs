@@ -290,8 +290,8 @@ impl Watcher {
                 Ok(Verdict::Other) => {}
                 Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
             }
-            // It ended before it was found, or is none.
-            if let Some(id) = self.announced.remove(&pid) {
+            // It ended before it was found. What lives may still come to be found.
+            if let Some(id) = self.announced.remove(&pid).filter(|id| !self.discovery.lives(*id)) {
                 let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: 0 };
                 self.out.push(Observation::SandboxGone(gone));
             }

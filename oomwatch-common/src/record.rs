@@ -15,7 +15,7 @@ pub const OOM_RING: u32 = 0;
 pub const CHANGE_RING: u32 = 1;
 
 /// Raised when a record means something else at the same size: an agent reads what another build's programs recorded.
-pub const RECORD_LAYOUT: u32 = 1;
+pub const RECORD_LAYOUT: u32 = 2;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum RecordKind {
     Pressure = 5,
     /// [`TraceRecord`]: a task was marked as an OOM victim, on a kernel without BTF.
     Trace = 6,
-    /// [`ExecRecord`]: a process that may be a gVisor sentry began a program.
+    /// [`ExecRecord`]: a process that may be a gVisor sentry, or a container's first, began a program.
     Exec = 7,
     /// [`ExitRecord`]: a process ended that may be the first one of a container.
     Exit = 8,
@@ -248,7 +248,8 @@ pub struct TraceRecord {
     pub bytes: [u8; TRACE_BYTES],
 }
 
-/// A process that may be a gVisor sentry began a program: its name says no more than that.
+/// A process began a program that may be a gVisor sentry, its name says no more than that, or that is in another memcg
+/// than its parent, as a container's first process is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ExecRecord {
@@ -256,8 +257,10 @@ pub struct ExecRecord {
     pub header: RecordHeader,
     /// Process id.
     pub tgid: u32,
-    /// Padding, 0.
-    pub reserved: u32,
+    /// 1 where its name is one that a gVisor sentry may have.
+    pub may_be_sentry: u32,
+    /// Its memcg; id 0 where its parent is in the same.
+    pub begun_memcg: MemcgRef,
 }
 
 /// The last thread of a process begins to exit: of the init of a pid namespace, or of what may be a gVisor sentry.
@@ -284,7 +287,7 @@ pub struct ExitRecord {
 
 const _: () = {
     assert!(size_of::<ExitRecord>() == 72);
-    assert!(size_of::<ExecRecord>() == 24);
+    assert!(size_of::<ExecRecord>() == 40);
     assert!(size_of::<TraceRecord>() == 40 + TRACE_BYTES);
     assert!(size_of::<RecordHeader>() == 16);
     assert!(size_of::<MemcgRef>() == 16);

@@ -1,23 +1,38 @@
 //! Traces `sched:sched_process_exec` (raw tracepoint, first argument the task): runs at every exec of the host, so it
-//! looks at the name alone and is silent but for those that a gVisor sentry may have. Emits an [`ExecRecord`].
+//! is silent after a few loads but for what may be a gVisor sentry, by its name, and what is in another memcg than its
+//! parent, as a container's first process is. Emits an [`ExecRecord`].
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use oomwatch_common::{ExecRecord, Field, RecordKind};
+use oomwatch_common::{ExecRecord, Field, MemcgRef, RecordKind};
 
 use crate::{
-    kernel::{Object, read},
+    kernel::{Object, memcg_of_task, memcg_reference, read},
     record::{self, To},
 };
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     let task = Object(ctx.arg(0));
-    if may_be_sentry(task) {
-        let exec =
-            ExecRecord { header: record::header(RecordKind::Exec), tgid: task.get(Field::TaskTgid), reserved: 0 };
+    let begun = memcg_begun_by(task);
+    let may_be_sentry = may_be_sentry(task);
+    if begun.is_some() || may_be_sentry {
+        let exec = ExecRecord {
+            header: record::header(RecordKind::Exec),
+            tgid: task.get(Field::TaskTgid),
+            may_be_sentry: u32::from(may_be_sentry),
+            begun_memcg: begun.map_or(MemcgRef { id: 0, hierarchy: 0, level: 0 }, memcg_reference),
+        };
         record::send_fixed(To::Changes, &exec);
     }
     0
+}
+
+/// The memcg of a task whose parent is in another.
+#[inline(always)]
+fn memcg_begun_by(task: Object) -> Option<Object> {
+    let own = memcg_of_task(task)?;
+    let parent = memcg_of_task(Object(task.get(Field::TaskRealParent)))?;
+    (own.0 != parent.0).then_some(own)
 }
 
 /// The first bytes of a name, as a little-endian number.

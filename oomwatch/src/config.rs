@@ -31,6 +31,8 @@ pub struct Config {
     pub workload_events: bool,
     /// Warn of workloads outside gVisor too.
     pub warn_all: bool,
+    /// Report workloads whose tasks wait for memory in this share of the time, percent.
+    pub pressure_percent: Option<u8>,
     /// Report only workloads that match one of these; all where there is none.
     pub include: Vec<String>,
     /// Report no workload that matches one of these.
@@ -66,6 +68,7 @@ impl Default for Config {
             gvisor_rpc: false,
             workload_events: false,
             warn_all: false,
+            pressure_percent: None,
             include: Vec::new(),
             exclude: Vec::new(),
             listen_address: Some(SocketAddr::from(([127, 0, 0, 1], 9566))),
@@ -80,12 +83,13 @@ impl Default for Config {
 }
 
 /// Options that can change while the agent runs; the others wait for its next start.
-pub const LIVE_KEYS: [&str; 9] = [
+pub const LIVE_KEYS: [&str; 10] = [
     "estimator",
     "exclude",
     "gvisor-rpc",
     "include",
     "poll-interval",
+    "pressure-percent",
     "rearm-percent",
     "threshold-percent",
     "warn-all",
@@ -102,6 +106,7 @@ impl Config {
             gvisor_rpc: next.gvisor_rpc,
             include: next.include,
             poll_interval: next.poll_interval,
+            pressure_percent: next.pressure_percent,
             rearm_percent: next.rearm_percent,
             threshold_percent: next.threshold_percent,
             warn_all: next.warn_all,

@@ -116,6 +116,8 @@ pub enum Body {
     OverLimit(MemoryWarning),
     /// A workload's memory fell below the re-arm line.
     Recovered(MemoryWarning),
+    /// A workload's tasks wait for memory much of the time.
+    MemoryPressure(MemoryPressure),
     /// A workload is watched.
     WorkloadStarted(WorkloadStarted),
     /// A workload ended.
@@ -159,6 +161,7 @@ impl Body {
             Self::NearLimit(_) => "near_limit",
             Self::OverLimit(_) => "over_limit",
             Self::Recovered(_) => "recovered",
+            Self::MemoryPressure(_) => "memory_pressure",
             Self::WorkloadStarted(_) => "workload_started",
             Self::WorkloadStopped(_) => "workload_stopped",
             Self::Loss(_) => "loss",
@@ -381,11 +384,23 @@ pub struct MemoryWarning {
     pub breakdown: Option<MemoryBreakdown>,
 }
 
+/// Pressure stall information of a workload passed its line (`--pressure-percent`).
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct MemoryPressure {
+    /// Share of the last ten seconds in which some task waited for memory, percent.
+    pub some_avg10: f64,
+    /// Share of the last ten seconds in which all tasks waited for memory, percent.
+    pub full_avg10: f64,
+    /// The line that the first of them passed, percent.
+    pub threshold_percent: u8,
+}
+
 /// A workload is watched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkloadStarted {
-    /// Process id of its first process: a sandbox' sentry.
-    pub pid: u32,
+    /// Process id of a sandbox' sentry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// Its limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
@@ -399,16 +414,18 @@ pub struct WorkloadStarted {
 /// A workload ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkloadStopped {
-    /// Process id of its first process.
-    pub pid: u32,
+    /// Process id of a sandbox' sentry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// Its limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
     /// Where the limit was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_source: Option<Cow<'static, str>>,
-    /// The most memory that was measured.
-    pub peak_usage_bytes: u64,
+    /// The most memory that was measured; absent where it ended before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_usage_bytes: Option<u64>,
 }
 
 /// Where events were lost.

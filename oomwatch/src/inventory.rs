@@ -78,6 +78,11 @@ impl Inventory {
         self.entries.values()
     }
 
+    /// One of them, alive or not.
+    pub(crate) fn get(&self, key: WorkloadKey) -> Option<&Entry> {
+        self.entries.get(&key)
+    }
+
     /// Whether it is here, alive or not.
     pub(crate) fn contains(&self, key: WorkloadKey) -> bool {
         self.entries.contains_key(&key)

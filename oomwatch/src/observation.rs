@@ -37,12 +37,14 @@ pub enum Observation {
     SandboxGone(SandboxGone),
     /// A workload's memory crossed a line.
     MemoryCrossed(Box<MemoryCrossed>),
+    /// A workload's tasks wait for memory in a share of the time that the user called too large.
+    Stalled(Stalled),
     /// Workloads were measured.
     Measured(Vec<Measurement>),
     /// A memory cgroup that was measured is gone.
     MeasuredGone(MemcgId),
-    /// A process that may be a gVisor sentry began a program; its id.
-    Exec(u32),
+    /// A process began a program that may be a gVisor sentry or a container's first.
+    Exec(Exec),
     /// A process ended that may be the first one of a container.
     Exited(Exited),
     /// Records were lost on their way from the kernel.
@@ -126,6 +128,17 @@ pub struct MemoryLimit {
     pub enforced: bool,
 }
 
+/// A process began a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exec {
+    /// Process id.
+    pub pid: u32,
+    /// Its name is one that a gVisor sentry may have.
+    pub may_be_sentry: bool,
+    /// Its memcg, where its parent is in another.
+    pub begun: Option<MemcgId>,
+}
+
 /// The init of a pid namespace ended, or a process that may be a gVisor sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exited {
@@ -196,6 +209,19 @@ pub struct Measurement {
     pub time_to_limit: Option<Duration>,
     /// Pressure stall information, where the kernel has it.
     pub pressure: Option<Pressure>,
+}
+
+/// A workload's pressure passed its line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stalled {
+    /// When it was read.
+    pub boot_ns: u64,
+    /// Whose.
+    pub key: WorkloadKey,
+    /// How much.
+    pub pressure: Pressure,
+    /// The line, percent.
+    pub line_percent: u8,
 }
 
 /// Pressure stall information of memory over the last ten seconds.

@@ -16,6 +16,9 @@ use crate::{
 
 /// When a new cgroup is looked at: the runtime makes it before it writes its state, the engine names it after.
 const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_000_000];
+/// A new cgroup is looked at, too, when a program begins in it, but no more often: a runtime's own comes before the
+/// container's.
+const LOOKS_AT_BEGINNINGS: usize = 4;
 /// After so many of them a runtime has written what it writes.
 const SETTLED_LOOKS: usize = 2;
 /// How long a cgroup is remembered after its end.
@@ -43,6 +46,7 @@ struct Entry {
     /// `None` until it was first looked at.
     known: Option<Known>,
     looks: usize,
+    beginnings: usize,
     is_removed: bool,
 }
 
@@ -96,7 +100,7 @@ impl Registry {
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
         // A scan finds those again that are known: they were looked at, or will be.
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
-            entry.insert(Entry { path: path.clone(), known: None, looks: 0, is_removed: false });
+            entry.insert(Entry { path: path.clone(), known: None, looks: 0, beginnings: 0, is_removed: false });
             self.due.insert((look_ns, memcg));
             self.by_path.insert(path, memcg);
         }
@@ -134,6 +138,17 @@ impl Registry {
                 self.above_containers.remove(&path);
             }
         }
+    }
+
+    /// A program began in a cgroup that its parent is not in; whether that made a look worth while.
+    pub(crate) fn began(&mut self, memcg: MemcgId) -> bool {
+        let Some(entry) = self.entries.get_mut(&memcg) else { return false };
+        if entry.is_removed || entry.is_final() || entry.beginnings >= LOOKS_AT_BEGINNINGS {
+            return false;
+        }
+        entry.beginnings += 1;
+        let path = entry.path.clone();
+        self.look_at(memcg, &path).is_some()
     }
 
     /// Every cgroup that is known.
@@ -273,14 +288,18 @@ impl Registry {
 
     fn look_again(&mut self, memcg: MemcgId, due_ns: u64) {
         let Some(path) = self.path(memcg).cloned() else { return };
-        let looked = self.look(&path);
-        let Some(entry) = self.entries.get_mut(&memcg) else { return };
+        let Some(entry) = self.look_at(memcg, &path) else { return };
         entry.looks += 1;
-        let known = entry.learn(looked);
-        let complete = is_complete(&known.workload);
-        if let (false, Some(after)) = (complete, LOOK_AFTER_NS.get(entry.looks)) {
+        if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
             self.due.insert((due_ns.saturating_add(*after), memcg));
         }
+    }
+
+    fn look_at(&mut self, memcg: MemcgId, path: &CgroupPath) -> Option<&mut Entry> {
+        let looked = self.look(path);
+        let entry = self.entries.get_mut(&memcg)?;
+        entry.learn(looked);
+        Some(entry)
     }
 
     /// When [`Self::tick`] is next due.

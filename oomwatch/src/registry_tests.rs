@@ -70,3 +70,14 @@ fn a_scan_makes_no_work_of_what_is_known_and_shows_what_is_gone() {
     assert_eq!(registry.removed.len(), 1, "its record may come yet");
     assert_eq!(registry.not_among(&scanned), []);
 }
+
+#[test]
+fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
+    let mut registry = registry(&["/a", "/b"]);
+    let looks = |registry: &mut Registry, id| (0..20).filter(|_| registry.began(memcg(id))).count();
+    assert_eq!(looks(&mut registry, 10), LOOKS_AT_BEGINNINGS);
+    assert_eq!(looks(&mut registry, 99), 0, "of no cgroup that is known");
+    assert_eq!(registry.due.len(), 2, "and its other looks stay due");
+    while !registry.tick(u64::MAX).is_empty() {}
+    assert_eq!(looks(&mut registry, 11), 0, "nothing more is to be learned");
+}

@@ -1,11 +1,12 @@
 //! The victim's cgroup, and all files about it, are gone before the agent gets to look.
 
-use std::{thread::sleep, time::Duration};
+use std::{path::Path, thread::sleep, time::Duration};
 
 use support::{Agent, Cgroup, Container, Events as _, ExpectedKill, Hog, Runtime, Window, require};
 
-/// Longer than an agent at rest takes to read the files of a new container. Nothing outside shows that it did.
-const LONG_ENOUGH_TO_LOOK: Duration = Duration::from_millis(1500);
+/// An agent at rest reads the files of a container when its program begins, which takes some milliseconds. Nothing
+/// outside shows that it did.
+const LONG_ENOUGH_TO_LOOK: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_cgroup_removed_before_the_agent_looks_is_still_named() {
@@ -132,4 +133,29 @@ fn a_container_of_runc_killed_right_after_its_start_has_its_id() {
 fn a_container_of_crun_killed_right_after_its_start_has_its_id() {
     require!(Agent, Program("crun"));
     container_killed_at_once(Runtime::Crun);
+}
+
+/// From exec to kill no time passes that a look now and then would hit.
+fn containers_that_wait_for_nobody(runtime: Runtime) {
+    let agent = Agent::start();
+    let ids: Vec<String> = (0..10).map(|_| Container::live_and_die(runtime, 24, &["eat=all"])).collect();
+    let events = agent.stop();
+    for id in ids {
+        let kills = events.kills_below(Path::new(&format!("/{id}")));
+        assert_eq!(kills.len(), 1, "{kills:#?}");
+        let said = ["/workload/container_id", "/workload/runtime", "/limit_owner"].map(|field| kills[0].text(field));
+        assert_eq!(said, [Some(id.as_str()), Some(runtime.name()), Some("container")], "{kills:#?}");
+    }
+}
+
+#[test]
+fn containers_of_runc_that_die_in_their_first_moment_have_their_ids() {
+    require!(Agent, Program("runc"));
+    containers_that_wait_for_nobody(Runtime::Runc);
+}
+
+#[test]
+fn containers_of_crun_that_die_in_their_first_moment_have_their_ids() {
+    require!(Agent, Program("crun"));
+    containers_that_wait_for_nobody(Runtime::Crun);
 }

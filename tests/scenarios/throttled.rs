@@ -3,7 +3,8 @@
 use std::{thread::sleep, time::Duration};
 
 use support::{
-    Agent, Cgroup, EVENT_TIMEOUT, Events as _, Hog, Place, memory_cgroup_version, require, say_skipped, wait_for,
+    Agent, Cgroup, EVENT_TIMEOUT, Event, Events as _, Hog, Output, Place, memory_cgroup_version, require, say_skipped,
+    wait_for,
 };
 
 const NO_V1: &str = "cgroup v1 has neither memory.high nor memory.pressure";
@@ -56,4 +57,31 @@ fn its_pressure_is_shown() {
     assert!(row["full_avg10"].as_f64() <= row["some_avg10"].as_f64(), "{row}");
     drop(hog);
     drop(agent.stop());
+}
+
+#[test]
+fn pressure_above_a_line_is_reported_once_to_who_asks_for_it() {
+    require!(Agent);
+    if memory_cgroup_version() == 1 {
+        return say_skipped(NO_V1);
+    }
+    let cgroup = Cgroup::scratch().limited_to_mib(64);
+    let silent = Agent::start();
+    let agent = Agent::start_with(Output::Json, &["--pressure-percent", "5"]);
+    let hog = throttled_in(&cgroup);
+    let ours = |event: &Event| {
+        event.kind() == "memory_pressure" && event.text("/workload/cgroup_path") == cgroup.path().to_str()
+    };
+    let pressure = agent.wait_for("pressure", ours);
+    assert!(pressure.seconds("/some_avg10") >= Some(5.0), "{pressure}");
+    assert!(pressure.seconds("/full_avg10") <= pressure.seconds("/some_avg10"), "{pressure}");
+    let said = ["/severity", "/source", "/confidence"].map(|field| pressure.text(field));
+    assert_eq!(said, [Some("warning"), Some("cgroup"), Some("exact")], "{pressure}");
+    assert_eq!(pressure.number("/threshold_percent"), Some(5), "{pressure}");
+    // The kernel averages twice more.
+    sleep(Duration::from_millis(4500));
+    let now = cgroup.read("memory.pressure");
+    drop(hog);
+    assert_eq!(agent.stop().iter().filter(|event| ours(event)).count(), 1, "the kernel's word: {now}");
+    assert!(silent.stop().of_kind("memory_pressure").is_empty());
 }

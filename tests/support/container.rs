@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
@@ -64,7 +64,7 @@ impl Container {
     pub fn start(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> Self {
         let id = unique_name();
         let rootfs = Rootfs::new();
-        let config = configuration(&id, limit_mib << 20, steps);
+        let config = configuration(&id, limit_mib << 20, &[&["say=ready", "wait"], steps].concat());
         fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
         let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
         let mut command = runtime.command(&["run", "--bundle"]);
@@ -76,6 +76,18 @@ impl Container {
         container.init = container.state()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
         container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib << 20);
         container
+    }
+
+    /// Runs one that waits for nobody, until its runtime has deleted it; its id.
+    pub fn live_and_die(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> String {
+        let id = unique_name();
+        let rootfs = Rootfs::new();
+        let config = configuration(&id, limit_mib << 20, steps);
+        fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
+        let mut command = runtime.command(&["run", "--bundle"]);
+        command.arg(rootfs.folder()).arg(&id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap_or_else(|error| panic!("{}: {error}", runtime.name()));
+        id
     }
 
     /// Its id.
@@ -147,8 +159,7 @@ pub(crate) fn cgroup_of(pid: u32) -> String {
 }
 
 fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
-    let mut args = vec![HOG, "say=ready", "wait"];
-    args.extend(steps);
+    let args = [&[HOG], steps].concat();
     let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"].iter().map(|kind| json!({ "type": kind })).collect();
     json!({
         "ociVersion": "1.0.2",

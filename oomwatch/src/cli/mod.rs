@@ -144,6 +144,9 @@ pub struct RunArgs {
     /// Warn of workloads outside gVisor near their limit too
     #[arg(long, env = "OOMWATCH_WARN_ALL", help_heading = WARNINGS, value_name = "BOOL", value_parser = boolean, default_value = "false", hide_default_value = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub warn_all: bool,
+    /// Report workloads whose tasks wait for memory in so large a share of ten seconds, percent (PSI; cgroup v2)
+    #[arg(long, value_name = "PERCENT", env = "OOMWATCH_PRESSURE_PERCENT", help_heading = WARNINGS, value_parser = percent)]
+    pub pressure_percent: Option<u8>,
     /// How the memory of a gVisor sandbox is measured
     #[arg(long, value_name = "WAY", value_enum, default_value_t, env = "OOMWATCH_ESTIMATOR", help_heading = GVISOR)]
     pub estimator: Estimator,
@@ -195,6 +198,7 @@ impl From<RunArgs> for Config {
             gvisor_rpc: args.gvisor_rpc,
             workload_events: args.workload_events,
             warn_all: args.warn_all,
+            pressure_percent: args.pressure_percent,
             include: patterns(args.include),
             exclude: patterns(args.exclude),
             listen_address: args.listen_address.0,

@@ -188,6 +188,7 @@ impl Correlator {
             Observation::Exec(_)
             | Observation::Exited(_)
             | Observation::Measured(_)
+            | Observation::Stalled(_)
             | Observation::MeasuredGone(_)
             | Observation::CaughtUp
             | Observation::Read(_) => {}

@@ -235,12 +235,13 @@ impl Pipeline {
             }
             Observation::CaughtUp => self.caught_up(),
             Observation::Read(mark) => self.note_read(*mark),
-            Observation::Exec(pid) => self.pass_on_exec(*pid),
+            Observation::Exec(exec) => self.began(*exec),
             Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
             Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
             Observation::Measured(measured) => {
                 measured.iter().cloned().for_each(|measurement| self.measured(measurement));
             }
+            Observation::Stalled(stalled) => self.stalled(*stalled),
             Observation::Undecodable(reason) => tracing::warn!(reason, "a record of the kernel cannot be read"),
             _ => {}
         }

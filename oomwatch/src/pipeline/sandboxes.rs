@@ -56,7 +56,7 @@ impl Pipeline {
         }
         if self.config.workload_events && known.is_none() {
             let body = Body::WorkloadStarted(WorkloadStarted {
-                pid: sandbox.key.pid,
+                pid: Some(sandbox.key.pid),
                 limit_bytes: sandbox.limit.map(|limit| limit.bytes),
                 limit_source: sandbox.limit.map(|limit| limit.source.into()),
                 threshold_percent: self.config.threshold_percent,
@@ -79,17 +79,17 @@ impl Pipeline {
         self.inventory.ended(WorkloadKey::Sandbox(gone.key), gone.boot_ns);
         if self.config.workload_events {
             let body = Body::WorkloadStopped(WorkloadStopped {
-                pid: gone.key.pid,
+                pid: Some(gone.key.pid),
                 limit_bytes: sandbox.limit.map(|limit| limit.bytes),
                 limit_source: sandbox.limit.map(|limit| limit.source.into()),
-                peak_usage_bytes: gone.peak_bytes,
+                peak_usage_bytes: Some(gone.peak_bytes),
             });
             self.report(of_sandbox(&sandbox, gone.boot_ns, body));
         }
     }
 }
 
-fn of_sandbox(sandbox: &Sandbox, boot_ns: u64, body: Body) -> Finding {
+pub(super) fn of_sandbox(sandbox: &Sandbox, boot_ns: u64, body: Body) -> Finding {
     Finding {
         boot_ns,
         body,
@@ -119,5 +119,10 @@ pub(super) fn wanted(config: &Config) -> gvisor::Wanted {
         config::Estimator::Memfd => Choice::Only(Estimator::Memfd),
         config::Estimator::RssSum => Choice::Only(Estimator::RssSum),
     };
-    gvisor::Wanted { estimator, settings: settings(config), rpc: config.gvisor_rpc }
+    gvisor::Wanted {
+        estimator,
+        settings: settings(config),
+        rpc: config.gvisor_rpc,
+        pressure_percent: config.pressure_percent,
+    }
 }

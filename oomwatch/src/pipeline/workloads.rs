@@ -4,17 +4,21 @@ use std::collections::{HashMap, VecDeque};
 
 use tokio::sync::mpsc::{self, Sender, error::TrySendError};
 
-use super::{Pipeline, sandboxes::settings};
+use super::{
+    Pipeline,
+    sandboxes::{of_sandbox, settings},
+};
 use crate::{
     cgroup_path::CgroupPath,
     clock,
     config::Config,
     correlate::{Finding, Subject},
-    event::Body,
+    event::{Body, Confidence, MemoryPressure, Severity, Source, WorkloadStarted, WorkloadStopped},
     host::HostRoot,
-    observation::{Measurement, MemcgId, WorkloadKey},
+    observation::{Exec, Measurement, MemcgId, MemoryLimit, Pressure, Stalled, WorkloadKey},
     registry::Standing,
     sources::cgroup::{self, Candidate, Change, Wanted},
+    workload::Runtime,
 };
 
 /// Changes on their way to the cgroup source; what does not fit waits here.
@@ -24,11 +28,19 @@ const TRY_AGAIN_NS: u64 = 20_000_000;
 /// Changes that wait; beyond it the oldest are lost, and with them figures of `ps`.
 const MAX_WAITING: usize = 100_000;
 
+/// One cgroup under measurement.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    is_container: bool,
+    /// Its `workload_started` is told.
+    started: bool,
+}
+
 /// What the cgroup source was told.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
-    /// To be measured; true for containers.
-    told: HashMap<MemcgId, bool>,
+    /// To be measured.
+    told: HashMap<MemcgId, Told>,
     changes: Option<Sender<Change>>,
     waiting: VecDeque<Change>,
     try_again_ns: u64,
@@ -65,7 +77,7 @@ impl Cgroups {
 }
 
 pub(super) fn wanted(config: &Config) -> Wanted {
-    Wanted { warn: config.warn_all, settings: settings(config) }
+    Wanted { warn: config.warn_all, settings: settings(config), pressure_percent: config.pressure_percent }
 }
 
 impl Pipeline {
@@ -78,6 +90,16 @@ impl Pipeline {
             hierarchy: self.hierarchy.clone(),
             wanted: self.of_cgroups.subscribe(),
             changes,
+        }
+    }
+
+    /// A program began: of a container its runtime has written what it writes, and of a sandbox its sentry runs.
+    pub(super) fn began(&mut self, exec: Exec) {
+        if exec.may_be_sentry {
+            self.pass_on_exec(exec.pid);
+        }
+        if let Some(memcg) = exec.begun.filter(|memcg| self.registry.began(*memcg)) {
+            self.cgroups_looked_at(&[memcg]);
         }
     }
 
@@ -110,9 +132,11 @@ impl Pipeline {
         if self.inventory.contains(key) {
             self.describe(memcg);
         }
-        if self.cgroups.told.insert(memcg, is_container) == Some(is_container) {
-            return;
-        }
+        let started = match self.cgroups.told.get(&memcg) {
+            Some(told) if told.is_container == is_container => return,
+            told => told.is_some_and(|told| told.started),
+        };
+        self.cgroups.told.insert(memcg, Told { is_container, started });
         if is_container {
             self.leave_around(&path);
         }
@@ -143,36 +167,100 @@ impl Pipeline {
     }
 
     fn leave(&mut self, memcg: MemcgId) {
-        if self.cgroups.told.remove(&memcg).is_some() {
+        if let Some(told) = self.cgroups.told.remove(&memcg) {
             self.cgroups.tell(Change::Leave(memcg));
+            self.workload_stopped(memcg, told, clock::boot_ns());
             self.inventory.forget(WorkloadKey::Cgroup(memcg));
         }
     }
 
     /// A cgroup was removed.
     pub(super) fn cgroup_gone(&mut self, memcg: MemcgId, boot_ns: u64) {
-        if self.cgroups.told.remove(&memcg).is_some() {
+        if let Some(mut told) = self.cgroups.told.remove(&memcg) {
             self.cgroups.tell(Change::Leave(memcg));
+            // A container that was there for less than a look.
+            if told.is_container && !told.started {
+                told.started = self.workload_started(memcg, None, boot_ns);
+            }
+            self.workload_stopped(memcg, told, boot_ns);
         }
         self.inventory.ended(WorkloadKey::Cgroup(memcg), boot_ns);
     }
 
     /// A workload was measured. Which cgroups have a limit is known by that only.
     pub(super) fn measured(&mut self, measurement: Measurement) {
-        if let WorkloadKey::Cgroup(memcg) = measurement.key
-            && !self.inventory.contains(measurement.key)
-        {
-            // What was left meanwhile is no workload.
-            if !self.cgroups.told.contains_key(&memcg) {
-                return;
+        if let WorkloadKey::Cgroup(memcg) = measurement.key {
+            let told = self.cgroups.told.get(&memcg).copied();
+            if !self.inventory.contains(measurement.key) {
+                // What was left meanwhile is no workload.
+                if told.is_none() {
+                    return;
+                }
+                self.describe(memcg);
             }
-            self.describe(memcg);
+            // What is no container for a moment may yet turn out to be a gVisor sandbox'.
+            let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| entry.last.is_some());
+            if told.is_some_and(|told| !told.started && (told.is_container || is_settled)) {
+                let started = self.workload_started(memcg, measurement.limit, measurement.boot_ns);
+                if let Some(told) = self.cgroups.told.get_mut(&memcg) {
+                    told.started = started;
+                }
+            }
         }
         self.inventory.measured(measurement);
     }
 
+    /// Tells of a new workload where that is wanted; whether it did. gVisor's are told of when their sandbox is found.
+    fn workload_started(&mut self, memcg: MemcgId, limit: Option<MemoryLimit>, boot_ns: u64) -> bool {
+        let known = if self.config.workload_events { self.registry.workload(&subject(memcg)) } else { None };
+        let is_own = known.is_some_and(|(workload, _)| workload.runtime != Runtime::Runsc);
+        if is_own {
+            let body = Body::WorkloadStarted(WorkloadStarted {
+                pid: None,
+                limit_bytes: limit.map(|limit| limit.bytes),
+                limit_source: limit.map(|limit| limit.source.into()),
+                threshold_percent: self.config.threshold_percent,
+            });
+            self.report(of_cgroup(memcg, boot_ns, body));
+        }
+        is_own
+    }
+
+    /// Tells of the end of one whose start was told.
+    fn workload_stopped(&mut self, memcg: MemcgId, told: Told, boot_ns: u64) {
+        if !told.started || !self.config.workload_events {
+            return;
+        }
+        let entry = self.inventory.get(WorkloadKey::Cgroup(memcg));
+        let measured = entry.and_then(|entry| entry.last.as_ref().map(|last| (entry.peak_bytes, last.limit)));
+        let limit = measured.and_then(|(_, limit)| limit);
+        let body = Body::WorkloadStopped(WorkloadStopped {
+            pid: None,
+            limit_bytes: limit.map(|limit| limit.bytes),
+            limit_source: limit.map(|limit| limit.source.into()),
+            peak_usage_bytes: measured.map(|(peak_bytes, _)| peak_bytes),
+        });
+        self.report(of_cgroup(memcg, boot_ns, body));
+    }
+
+    /// A workload's tasks wait for memory much of the time.
+    pub(super) fn stalled(&mut self, stalled: Stalled) {
+        let Pressure { some_avg10, full_avg10 } = stalled.pressure;
+        let threshold_percent = stalled.line_percent;
+        let body = Body::MemoryPressure(MemoryPressure { some_avg10, full_avg10, threshold_percent });
+        let finding = match stalled.key {
+            WorkloadKey::Sandbox(key) => {
+                self.sandboxes.get(&key).map(|sandbox| of_sandbox(sandbox, stalled.boot_ns, body))
+            }
+            WorkloadKey::Cgroup(memcg) => Some(of_cgroup(memcg, stalled.boot_ns, body)),
+        };
+        if let Some(finding) = finding {
+            self.report(Finding { severity: Severity::Warning, ..finding });
+        }
+    }
+
     fn describe(&mut self, memcg: MemcgId) {
-        if let Some((workload, _)) = self.registry.workload(&Subject { memcg, path: None }) {
+        if let Some((workload, _)) = self.registry.workload(&subject(memcg)) {
             self.inventory.found(WorkloadKey::Cgroup(memcg), workload);
         }
     }
@@ -223,5 +311,23 @@ impl Pipeline {
             self.inventory.ended(WorkloadKey::Cgroup(memcg), finding.boot_ns);
         }
         Some((WorkloadKey::Cgroup(memcg), depth))
+    }
+}
+
+fn subject(memcg: MemcgId) -> Subject {
+    Subject { memcg, path: None }
+}
+
+fn of_cgroup(memcg: MemcgId, boot_ns: u64, body: Body) -> Finding {
+    Finding {
+        boot_ns,
+        body,
+        severity: Severity::Info,
+        source: Source::Cgroup,
+        confidence: Confidence::Exact,
+        incident_id: None,
+        subject: Some(subject(memcg)),
+        sandbox: None,
+        limit_depth: None,
     }
 }

@@ -7,7 +7,7 @@ use crate::config::{Estimator, LIVE_KEYS, OutputFormat, Tier};
 
 const ANNOTATED: &str = include_str!("../../../oomwatch.toml");
 /// Keys without a default: their commented value is an example.
-const EXAMPLES: [&str; 2] = ["hook", "otlp-endpoint"];
+const EXAMPLES: [&str; 3] = ["hook", "otlp-endpoint", "pressure-percent"];
 
 fn key_names() -> BTreeSet<String> {
     keys(&run_command()).map(|(name, _)| name.to_owned()).collect()
@@ -55,8 +55,8 @@ fn the_annotated_file_names_every_key_once_with_its_default() {
     assert_eq!(named.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), key_names());
     assert_eq!(named.len(), key_names().len());
     let (with_file, _) = effective(&uncommented(), &[]).unwrap();
-    assert!(with_file.hook.is_some() && with_file.otlp_endpoint.is_some(), "the examples are used");
-    assert_eq!(Config { hook: None, otlp_endpoint: None, ..with_file }, Config::default());
+    assert!(with_file.hook.is_some() && with_file.otlp_endpoint.is_some() && with_file.pressure_percent.is_some(), "the examples are used");
+    assert_eq!(Config { hook: None, otlp_endpoint: None, pressure_percent: None, ..with_file }, Config::default());
     let all_from_file = effective(&uncommented(), &[]).unwrap().1;
     for (mine, default) in all_from_file.0.iter().zip(effective("", &[]).unwrap().1.0) {
         assert!(matches!(mine.origin, Origin::File(..)), "{mine:?}");
@@ -100,6 +100,7 @@ threshold-percent = 80
 rearm-percent = 70
 poll-interval = "1s"
 warn-all = true
+pressure-percent = 30
 estimator = "rss-sum"
 gvisor-rpc = true
 tier = "kmsg"
@@ -123,6 +124,7 @@ fn other() -> Config {
         gvisor_rpc: true,
         workload_events: true,
         warn_all: true,
+        pressure_percent: Some(30),
         include: vec!["web-*".into(), "{a,b}".into()],
         exclude: vec!["db".into()],
         listen_address: Some("[::1]:80".parse().unwrap()),

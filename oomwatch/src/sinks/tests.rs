@@ -1,6 +1,7 @@
 //! Lines as people and programs read them: their words and names are an interface.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -87,13 +88,17 @@ fn a_kill_in_text() {
 fn the_start_and_the_warning_of_a_sandbox_in_text() {
     let sandbox = || Some(Arc::new(Workload { container_id: Some("abc".into()), ..Workload::default() }));
     let started = WorkloadStarted {
-        pid: 123,
+        pid: Some(123),
         limit_bytes: Some(4096 << 20),
         limit_source: Some("state".into()),
         threshold_percent: 95,
     };
-    let started =
-        Event { workload: sandbox(), incident_id: None, ..event(Body::WorkloadStarted(started), Severity::Info) };
+    let started = Event {
+        workload: sandbox(),
+        incident_id: None,
+        source: Source::Gvisor,
+        ..event(Body::WorkloadStarted(started), Severity::Info)
+    };
     assert_eq!(
         line(OutputFormat::Text, &started),
         "2023-11-14T22:13:20.000000005Z INF starting gVisor OOM watcher with memory monitoring pid=123 \
@@ -168,4 +173,29 @@ fn the_start_names_the_tier() {
         "2023-11-14T22:13:20.000000005Z INF oomwatch started version=1.2.3 tier=bpf+fentry kernel=6.12 \
          cgroup_version=2 degraded=0"
     );
+}
+
+/// One of each kind, and of each that has several forms.
+const EVERY_EVENT: &str = include_str!("fixtures/every_event.jsonl");
+
+fn every_event() -> Vec<Event> {
+    EVERY_EVENT
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect()
+}
+
+#[test]
+fn every_event_in_text() {
+    let text: Vec<String> = every_event().iter().map(|event| line(OutputFormat::Text, event)).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn every_event_in_json_is_read_again_as_it_was_written() {
+    for (event, written) in every_event().iter().zip(EVERY_EVENT.lines()) {
+        assert_eq!(line(OutputFormat::Json, event), written);
+    }
+    let kinds: HashSet<&str> = every_event().iter().map(|event| event.body.name()).collect();
+    assert_eq!(kinds, HashSet::from(Body::NAMES));
 }

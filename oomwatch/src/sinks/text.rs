@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use crate::{
     event::{
         AgentStarted, Body, Event, LossStage, Memcg, MemoryWarning, OomKill, OomMemcgConfidence, Process, Role, Scope,
-        Severity,
+        Severity, Source,
     },
     observation::LostRecords,
     workload::{LimitOwner, Workload},
@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 /// Shapes the line.
 pub(super) fn line(event: &Event) -> String {
     let time = humantime::format_rfc3339_nanos(event.timestamp);
-    let mut line = Line(format!("{time} {} {}", level(event), message(&event.body)));
+    let mut line = Line(format!("{time} {} {}", level(event), message(event)));
     // The original system's lines begin with the measurement.
     line.measurement(&event.body);
     if let Some(workload) = &event.workload {
@@ -35,8 +35,9 @@ fn level(event: &Event) -> &'static str {
     }
 }
 
-fn message(body: &Body) -> &'static str {
-    match body {
+fn message(event: &Event) -> &'static str {
+    let is_gvisor = event.source == Source::Gvisor;
+    match &event.body {
         Body::OomKill(_) => "OOM kill detected",
         Body::OomGroupKill(_) => "OOM group kill ended",
         Body::OomOutcome(outcome) if outcome.container_survived => "container survived the OOM kill",
@@ -45,8 +46,11 @@ fn message(body: &Body) -> &'static str {
         Body::NearLimit(_) => "memory usage exceeded threshold - OOM likely",
         Body::OverLimit(_) => "memory usage exceeded a limit that nothing enforces",
         Body::Recovered(_) => "memory usage recovered",
-        Body::WorkloadStarted(_) => "starting gVisor OOM watcher with memory monitoring",
-        Body::WorkloadStopped(_) => "gVisor sandbox ended",
+        Body::MemoryPressure(_) => "memory pressure exceeded threshold",
+        Body::WorkloadStarted(_) if is_gvisor => "starting gVisor OOM watcher with memory monitoring",
+        Body::WorkloadStarted(_) => "workload started",
+        Body::WorkloadStopped(_) if is_gvisor => "gVisor sandbox ended",
+        Body::WorkloadStopped(_) => "workload ended",
         Body::Loss(_) => "events were lost",
         Body::Missed(_) => "OOM kills were missed",
         Body::AgentStarted(_) => "oomwatch started",
@@ -95,7 +99,7 @@ impl Line {
             }
             Body::WorkloadStarted(started) => {
                 let threshold = |bytes: u64| bytes / 100 * u64::from(started.threshold_percent) / MIB;
-                self.field("pid", started.pid);
+                self.option("pid", started.pid);
                 self.option("memory_limit_mb", started.limit_bytes.map(|bytes| bytes / MIB));
                 self.option("threshold_mb", started.limit_bytes.map(threshold));
                 self.field("threshold_percent", started.threshold_percent);
@@ -117,11 +121,16 @@ impl Line {
                 self.memcg(Some(&oom.oom_memcg));
             }
             Body::NearLimit(warning) | Body::OverLimit(warning) | Body::Recovered(warning) => self.warning(warning),
+            Body::MemoryPressure(pressure) => {
+                self.field("some_avg10", pressure.some_avg10);
+                self.field("full_avg10", pressure.full_avg10);
+                self.field("threshold_percent", pressure.threshold_percent);
+            }
             Body::WorkloadStarted(started) => self.option("limit_source", started.limit_source.as_deref()),
             Body::WorkloadStopped(stopped) => {
-                self.field("pid", stopped.pid);
+                self.option("pid", stopped.pid);
                 self.option("memory_limit_mb", stopped.limit_bytes.map(|bytes| bytes / MIB));
-                self.field("peak_usage_mb", stopped.peak_usage_bytes / MIB);
+                self.option("peak_usage_mb", stopped.peak_usage_bytes.map(|bytes| bytes / MIB));
             }
             Body::Loss(loss) => {
                 self.field("stage", stage(loss.stage));

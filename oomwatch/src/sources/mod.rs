@@ -6,5 +6,6 @@ pub(crate) mod gvisor;
 pub(crate) mod kernel;
 pub(crate) mod kmsg;
 mod readable;
+pub(crate) mod stall;
 pub(crate) mod totals;
 pub(crate) mod watch;

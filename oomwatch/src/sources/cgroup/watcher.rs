@@ -15,10 +15,12 @@ use crate::{
         charge::{CgroupFiles, Charge},
         limit::host_memory,
         memory::MemoryHierarchy,
-        pressure,
     },
-    observation::{Measurement, MemcgId, MemoryCrossed, MemoryLimit, Observation, Pressure, WorkloadKey},
-    sources::watch::{Budget, Crossing, Due, Limit, Reading, Settings, Watch},
+    observation::{Measurement, MemcgId, MemoryCrossed, MemoryLimit, Observation, WorkloadKey},
+    sources::{
+        stall::{self, Stall},
+        watch::{Budget, Crossing, Due, Limit, Reading, Settings, Watch},
+    },
 };
 
 /// How often a cgroup is measured where no warning is wanted, and how often one without a limit is looked at for one.
@@ -49,6 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) warn: bool,
     /// When to warn and how often to look.
     pub(crate) settings: Settings,
+    /// Tell of workloads that wait for memory in this share of the time.
+    pub(crate) pressure_percent: Option<u8>,
 }
 
 /// One cgroup.
@@ -60,7 +64,7 @@ struct Watched {
     peak: Peak,
     /// The lowest up to the root, less than the host has.
     limit_bytes: Option<u64>,
-    pressure: Option<Pressure>,
+    stall: Stall,
     /// Looks so far, at most as many as there are first ones.
     looks: usize,
     look_again_ns: u64,
@@ -144,7 +148,7 @@ impl Watcher {
             watch: Watch::new(self.wanted.settings),
             peak: Peak::default(),
             limit_bytes: None,
-            pressure: None,
+            stall: Stall::default(),
             looks: 0,
             look_again_ns: 0,
             looked_ns: 0,
@@ -211,6 +215,10 @@ impl Watcher {
         };
         match watched.read(&host, now_ns) {
             Ok(Some(held_bytes)) => {
+                let key = WorkloadKey::Cgroup(memcg);
+                let of = stall::Of { root: &self.root, hierarchy: &self.hierarchy, path: &watched.path, key };
+                let stalled = watched.stall.look(of, self.wanted.pressure_percent, now_ns);
+                self.out.extend(stalled.map(Observation::Stalled));
                 let crossing = watched.watch.observe(watched.reading(now_ns, held_bytes));
                 self.measured.push(watched.measurement(memcg, now_ns, held_bytes));
                 if let Some(crossing) = crossing.filter(|_| self.wanted.warn) {
@@ -228,7 +236,7 @@ impl Watcher {
                 watched.watch.skip(now_ns);
             }
         }
-        Some(watched.next(self.wanted.warn, now_ns))
+        Some(watched.next(self.wanted, now_ns))
     }
 }
 
@@ -264,9 +272,6 @@ impl Watched {
         }
         let mark = if looks_again { self.files.highest_charge(host.root) } else { None };
         self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, mark);
-        if looks_again && host.hierarchy.version == 2 {
-            self.pressure = pressure::of_cgroup(host.root, &host.hierarchy.folder(&self.path));
-        }
         Ok(Some(charge.held_bytes()))
     }
 
@@ -294,14 +299,18 @@ impl Watched {
     }
 
     /// When to look again after a look now.
-    fn next(&mut self, warn: bool, now_ns: u64) -> u64 {
+    fn next(&mut self, wanted: Wanted, now_ns: u64) -> u64 {
         self.looks = (self.looks + 1).min(FIRST_LOOKS_NS.len());
         let usual_ns = FIRST_LOOKS_NS.get(self.looks).copied().unwrap_or(SLOW_NS);
         if self.looks < FIRST_LOOKS_NS.len() {
             self.look_again_ns = now_ns;
         }
         self.looked_ns = now_ns;
-        if warn && self.wanted { self.due(warn).wanted_ns } else { now_ns.saturating_add(usual_ns) }
+        if !self.wanted {
+            return now_ns.saturating_add(usual_ns);
+        }
+        let warning_ns = if wanted.warn { self.due(true).wanted_ns } else { now_ns.saturating_add(usual_ns) };
+        warning_ns.min(self.gathered(now_ns.saturating_add(stall::every_ns(wanted.pressure_percent))))
     }
 
     fn limit(&self) -> Option<MemoryLimit> {
@@ -324,7 +333,7 @@ impl Watched {
             estimator: ESTIMATOR,
             growth_bytes_per_second,
             time_to_limit,
-            pressure: self.pressure,
+            pressure: self.stall.last(),
         }
     }
 }

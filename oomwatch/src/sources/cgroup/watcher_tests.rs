@@ -3,6 +3,7 @@
 use std::{cell::Cell, fs, path::PathBuf};
 
 use super::*;
+use crate::observation::Pressure;
 
 const MIB: u64 = 1 << 20;
 /// No limit, as cgroup v1 says it.
@@ -77,11 +78,15 @@ impl Tree {
     }
 
     fn watcher(&self, is_container: bool, warn: bool) -> Watcher {
+        self.watcher_of(is_container, warn, None)
+    }
+
+    fn watcher_of(&self, is_container: bool, warn: bool, pressure_percent: Option<u8>) -> Watcher {
         let root = HostRoot::new(self.folder.path());
         let hierarchy = MemoryHierarchy::find(&root).unwrap().unwrap();
         assert_eq!(hierarchy.version, self.version);
         let settings = Settings { threshold_percent: 95, rearm_percent: 90, poll_interval: Duration::from_millis(500) };
-        let mut watcher = Watcher::new(root, hierarchy, Wanted { warn, settings });
+        let mut watcher = Watcher::new(root, hierarchy, Wanted { warn, settings, pressure_percent });
         let path = CgroupPath::from_bytes(b"/a/b");
         watcher.change(Change::Measure(Candidate { memcg: LOOKED_AT, path, is_container }), 0);
         watcher
@@ -119,6 +124,22 @@ fn a_container_is_measured_without_its_file_cache_with_the_lowest_limit() {
         let pressure = Pressure { some_avg10: 1.5, full_avg10: 0.5 };
         assert_eq!(measured.pressure, Some(pressure).filter(|_| version == 2));
     }
+}
+
+#[test]
+fn tasks_that_wait_for_memory_are_told_of_once_where_that_is_wanted() {
+    let tree = Tree::new(2);
+    let told = |line| {
+        let mut watcher = tree.watcher_of(true, false, line);
+        let seen: Vec<_> = (0..5).flat_map(|_| look(&mut watcher)).collect();
+        seen.into_iter()
+            .filter_map(|seen| if let Observation::Stalled(stalled) = seen { Some(stalled) } else { None })
+            .collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = told(Some(1)).iter().map(|stalled| (stalled.key, stalled.pressure.some_avg10)).collect();
+    assert_eq!(lines, [(WorkloadKey::Cgroup(LOOKED_AT), 1.5)]);
+    assert_eq!(told(Some(2)), []);
+    assert_eq!(told(None), []);
 }
 
 #[test]

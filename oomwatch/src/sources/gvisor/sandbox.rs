@@ -114,6 +114,11 @@ impl Details {
     pub(crate) fn root(&self) -> Option<&State> {
         self.containers.iter().find(|state| state.is_root())
     }
+
+    /// The memory cgroup that it has for itself.
+    pub(crate) fn own_cgroup(&self) -> Option<&Membership> {
+        self.cgroup.as_ref().filter(|cgroup| cgroup.own)
+    }
 }
 
 /// Where to look.

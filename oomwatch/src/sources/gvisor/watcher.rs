@@ -29,7 +29,10 @@ use crate::{
     observation::{
         self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
     },
-    sources::watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
+    sources::{
+        stall::{self, Stall},
+        watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
+    },
     stats::Stats,
     workload::{Runtime, Workload},
 };
@@ -69,6 +72,8 @@ pub(crate) struct Wanted {
     pub(crate) settings: Settings,
     /// Ask a sentry what its memory is when a warning fires.
     pub(crate) rpc: bool,
+    /// Tell of sandboxes that wait for memory in this share of the time.
+    pub(crate) pressure_percent: Option<u8>,
 }
 
 /// One sandbox under watch.
@@ -76,6 +81,7 @@ struct Watched {
     sandbox: Sandbox,
     meter: Meter,
     watch: Watch,
+    stall: Stall,
     limit: Option<Limit>,
     /// The lowest of its cgroup and the ancestors, as last read.
     #[expect(clippy::option_option, reason = "not read and none are two things")]
@@ -323,6 +329,7 @@ impl Watcher {
         let mut watched = Watched {
             meter: Meter::new(self.wanted.estimator, key(id), files),
             watch: Watch::new(self.wanted.settings),
+            stall: Stall::default(),
             limit: sandbox.details.limit,
             cgroup_limit: None,
             cgroup_limit_ns: 0,
@@ -344,8 +351,7 @@ impl Watcher {
 
     /// Files of the memory cgroup that a sandbox has for itself.
     fn cgroup_files(&self, details: &Details) -> Option<CgroupFiles> {
-        let own_cgroup = details.cgroup.as_ref().filter(|cgroup| cgroup.own);
-        let (cgroup, hierarchy) = own_cgroup.zip(self.hierarchy.as_ref())?;
+        let (cgroup, hierarchy) = details.own_cgroup().zip(self.hierarchy.as_ref())?;
         Some(CgroupFiles::new(&hierarchy.folder(&cgroup.path), hierarchy.version))
     }
 
@@ -436,9 +442,15 @@ impl Watcher {
         let crossing = watched.watch.observe(Reading { boot_ns: began_ns, usage_bytes: measured.usage_bytes, limit });
         let cost = Duration::from_nanos(clock::boot_ns().saturating_sub(began_ns));
         self.budget.spend(began_ns, due, cost);
+        let key = WorkloadKey::Sandbox(observed(id));
+        if let (Some(cgroup), Some(hierarchy)) = (watched.sandbox.details.own_cgroup(), &self.hierarchy) {
+            let of = stall::Of { root: &self.root, hierarchy, path: &cgroup.path, key };
+            let stalled = watched.stall.look(of, self.wanted.pressure_percent, began_ns);
+            self.out.extend(stalled.map(Observation::Stalled));
+        }
         let (growth_bytes_per_second, time_to_limit) = watched.watch.trend();
         self.measured.push(Measurement {
-            key: WorkloadKey::Sandbox(observed(id)),
+            key,
             boot_ns: began_ns,
             usage_bytes: measured.usage_bytes,
             peak_bytes: watched.watch.peak_bytes(),
@@ -446,7 +458,7 @@ impl Watcher {
             estimator: measured.estimator.name(),
             growth_bytes_per_second,
             time_to_limit,
-            pressure: None,
+            pressure: watched.stall.last(),
         });
         if let Some(crossing) = crossing {
             let threshold_percent = self.wanted.settings.threshold_percent;
@@ -527,7 +539,7 @@ fn address(root: &HostRoot, sandbox: &Sandbox) -> Address {
 /// What the files of a sandbox say of it. Names of the container come from its engine's files, by its id.
 fn describe(sandbox: &Sandbox, now_ns: u64) -> observation::Sandbox {
     let root = sandbox.details.root();
-    let own = sandbox.details.cgroup.as_ref().filter(|cgroup| cgroup.own);
+    let own = sandbox.details.own_cgroup();
     let names = root.map(|state| &state.names);
     let workload = Workload {
         runtime: Runtime::Runsc,

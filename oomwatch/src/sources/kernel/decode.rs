@@ -10,7 +10,7 @@ use super::trace_format::TraceFormat;
 use crate::{
     cgroup_path::CgroupPath,
     observation::{
-        CgroupChange, Exited, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory,
+        CgroupChange, Exec, Exited, FutileReclaim, Level, MemcgId, Observation, Run, RunEnded, Victim, VictimMemory,
     },
 };
 
@@ -105,7 +105,7 @@ impl Decoder {
         } else if kind == RecordKind::Pressure as u32 {
             Ok(Observation::FutileReclaim(self.futile_reclaim(&*read_with_path(kind, bytes)?)))
         } else if kind == RecordKind::Exec as u32 {
-            Ok(Observation::Exec(read::<ExecRecord>(kind, bytes, size_of::<ExecRecord>())?.tgid))
+            Ok(Observation::Exec(exec(&*read(kind, bytes, size_of::<ExecRecord>())?)))
         } else if kind == RecordKind::Exit as u32 {
             Ok(Observation::Exited(exited(&*read(kind, bytes, size_of::<ExitRecord>())?)))
         } else if let (true, Some(format)) = (kind == RecordKind::Trace as u32, &self.trace) {
@@ -216,8 +216,15 @@ fn cgroup_change(change: &CgroupRecord) -> CgroupChange {
     }
 }
 
+fn memcg(memcg: MemcgRef) -> Option<MemcgId> {
+    (memcg.id != 0).then_some(MemcgId { hierarchy: memcg.hierarchy, id: memcg.id })
+}
+
+fn exec(exec: &ExecRecord) -> Exec {
+    Exec { pid: exec.tgid, may_be_sentry: exec.may_be_sentry != 0, begun: memcg(exec.begun_memcg) }
+}
+
 fn exited(exit: &ExitRecord) -> Exited {
-    let memcg = |memcg: MemcgRef| (memcg.id != 0).then_some(MemcgId { hierarchy: memcg.hierarchy, id: memcg.id });
     Exited {
         boot_ns: exit.header.boot_ns,
         pid: exit.tgid,

@@ -60,6 +60,8 @@ struct Tally {
     placed: u64,
     /// When counts were told without a witness; those that may still get theirs.
     alone_ns: VecDeque<u64>,
+    /// Those of them that were given to a witness without a cgroup, so that they may be another's.
+    guessed_ns: VecDeque<u64>,
     /// Counts that are none of these, by when they were read.
     rises: VecDeque<(u64, u64)>,
     group_kills: u64,
@@ -101,6 +103,8 @@ pub(super) struct Counts<W> {
     unplaced: u64,
     unplaced_ns: u64,
     doubles: Vec<Double>,
+    /// Counts told without a witness of late, the oldest in front.
+    alone: VecDeque<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
     /// When something last came.
     latest_ns: u64,
@@ -109,6 +113,10 @@ pub(super) struct Counts<W> {
 }
 
 impl Tally {
+    fn is_within(&self, within: &CgroupPath) -> bool {
+        self.path.as_ref().is_some_and(|path| path.is_within(within))
+    }
+
     fn is_over(&self, now_ns: u64) -> bool {
         self.rises.is_empty() && now_ns.saturating_sub(self.last_ns) > FORGET_NS
     }
@@ -119,6 +127,7 @@ impl Tally {
         self.alone = 0;
         self.placed = 0;
         self.alone_ns.clear();
+        self.guessed_ns.clear();
         self.rises.clear();
     }
 
@@ -141,11 +150,13 @@ impl Tally {
     }
 
     /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be.
-    fn take_rise_of(&mut self, witnessed_ns: u64) {
+    fn take_rise_of(&mut self, witnessed_ns: u64) -> bool {
         let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(SKEW_NS);
-        if let Some(place) = self.rises.iter().position(may_be) {
+        let place = self.rises.iter().position(may_be);
+        if let Some(place) = place {
             self.take_rise(place);
         }
+        place.is_some()
     }
 
     fn take_rise(&mut self, place: usize) {
@@ -177,6 +188,7 @@ impl<W> Counts<W> {
             unplaced: 0,
             unplaced_ns: 0,
             doubles: Vec::new(),
+            alone: VecDeque::new(),
             removed: VecDeque::new(),
             latest_ns: 0,
             settled_ns: 0,
@@ -224,14 +236,25 @@ impl<W> Counts<W> {
         while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
             tally.alone_ns.pop_front();
         }
-        if tally.alone_ns.pop_front().is_some() {
+        while tally.guessed_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
+            tally.guessed_ns.pop_front();
+        }
+        if tally.alone_ns.pop_front().or_else(|| tally.guessed_ns.pop_front()).is_some() {
             // It was told by its count.
             tally.alone -= 1;
             tally.witnessed += 1;
             return None;
         }
         tally.witnessed += 1;
-        tally.take_rise_of(now_ns);
+        // The count was given to another that was told without its cgroup: it is this one's, and the other's is elsewhere.
+        if !tally.take_rise_of(now_ns) && tally.placed > 0 && tally.ahead() > 0 {
+            tally.placed -= 1;
+            if self.take_alone(now_ns, None) {
+                return None;
+            }
+            self.unplaced += 1;
+            self.unplaced_ns = now_ns;
+        }
         self.note_rising(memcg);
         Some(if again { Told::Twice(memcg) } else { Told::Witnessed(witness, None) })
     }
@@ -305,15 +328,15 @@ impl<W> Counts<W> {
         let mut reserved: HashMap<MemcgId, u64> = HashMap::new();
         let mut still = VecDeque::new();
         for waiting in std::mem::take(&mut self.waiting) {
-            let candidates = self.candidates(&waiting);
+            let candidates = self.candidates(&waiting, SKEW_NS);
             if waiting.since_ns > until_ns {
                 for memcg in candidates {
                     *reserved.entry(memcg).or_default() += 1;
                 }
                 still.push_back(waiting);
-            } else if let Some(only) = self.only(&candidates) {
+            } else if let Some(only) = self.only(&candidates, &waiting) {
                 told.extend(self.place(only, waiting));
-            } else {
+            } else if !self.take_alone(waiting.since_ns, waiting.within.as_ref()) {
                 told.push(self.give_up(waiting, now_ns));
             }
         }
@@ -324,7 +347,8 @@ impl<W> Counts<W> {
             self.tell_counted(memcg, until_ns, now_ns, kept, &mut told);
         }
         self.doubles.retain(|double| now_ns < double.until_ns);
-        let oldest_ns = until_ns.saturating_sub(SKEW_NS);
+        self.alone.retain(|(told_ns, _)| now_ns.saturating_sub(*told_ns) <= LATE_NS);
+        let oldest_ns = until_ns.saturating_sub(LATE_NS);
         let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.rose_ns >= oldest_ns);
         self.active.retain(is_active);
         told
@@ -373,29 +397,48 @@ impl<W> Counts<W> {
     }
 
     /// Cgroups in which this witness' kill may have been counted: also where each count is taken by now, for it may be
-    /// another witness that took it.
-    fn candidates(&self, waiting: &Waiting<W>) -> Vec<MemcgId> {
+    /// another witness that took it. `before_ns`: the count was read so long before the witness at most.
+    fn candidates(&self, waiting: &Waiting<W>, before_ns: u64) -> Vec<MemcgId> {
         let may_be = |memcg: &&MemcgId| {
             let Some(tally) = self.tallies.get(*memcg) else { return false };
-            let is_within = |within: &CgroupPath| tally.path.as_ref().is_some_and(|path| path.is_within(within));
-            waiting.since_ns <= tally.rose_ns.saturating_add(SKEW_NS) && waiting.within.as_ref().is_none_or(is_within)
+            let is_within = |within: &CgroupPath| tally.is_within(within);
+            waiting.since_ns <= tally.rose_ns.saturating_add(before_ns) && waiting.within.as_ref().is_none_or(is_within)
         };
         self.active.iter().filter(may_be).copied().collect()
     }
 
-    /// There only, if there is a count left.
-    fn only(&self, candidates: &[MemcgId]) -> Option<MemcgId> {
+    /// There only, if there is a count left, and in no other cgroup kills were counted of late: there a count may yet be
+    /// read.
+    fn only(&self, candidates: &[MemcgId], waiting: &Waiting<W>) -> Option<MemcgId> {
         let [only] = candidates else { return None };
-        Some(*only).filter(|only| self.rising.contains(only))
+        let is_alone = || self.candidates(waiting, LATE_NS).len() == 1;
+        Some(*only).filter(|only| self.rising.contains(only) && is_alone())
     }
 
     fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
         let tally = self.tallies.get_mut(&memcg)?;
         tally.witnessed += 1;
-        tally.take_rise_of(waiting.since_ns);
+        let _counted = tally.take_rise_of(waiting.since_ns);
         let path = tally.path.clone()?;
         self.note_rising(memcg);
         Some(Told::Witnessed(waiting.witness, Some((memcg, path))))
+    }
+
+    /// Takes the oldest count told without a witness of late that may be of a kill witnessed then, in a cgroup in there:
+    /// that kill is told already, wherever it was.
+    fn take_alone(&mut self, witnessed_ns: u64, within: Option<&CgroupPath>) -> bool {
+        let grace_ns = self.grace();
+        let is_it = |(told_ns, memcg): &(u64, MemcgId)| {
+            let read_ns = told_ns.saturating_sub(grace_ns);
+            let tally = self.tallies.get(memcg).filter(|tally| !tally.alone_ns.is_empty());
+            let is_there = tally.is_some_and(|tally| within.is_none_or(|within| tally.is_within(within)));
+            is_there && witnessed_ns <= read_ns.saturating_add(SKEW_NS)
+        };
+        let taken = self.alone.iter().position(is_it).and_then(|place| self.alone.remove(place));
+        if let Some(tally) = taken.and_then(|(_, memcg)| self.tallies.get_mut(&memcg)) {
+            tally.guessed_ns.extend(tally.alone_ns.pop_front());
+        }
+        taken.is_some()
     }
 
     fn give_up(&mut self, waiting: Waiting<W>, now_ns: u64) -> Told<W> {
@@ -429,6 +472,7 @@ impl<W> Counts<W> {
             } else {
                 tally.alone += 1;
                 tally.alone_ns.push_back(now_ns);
+                self.alone.push_back((now_ns, memcg));
                 Told::Counted(memcg, path, read_ns.saturating_add(number))
             });
         }

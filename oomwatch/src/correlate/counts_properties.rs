@@ -87,10 +87,11 @@ fn play(kills: &[Kill]) -> Vec<Told<usize>> {
             told.extend(counts.due(due));
         }
         match step {
+            // A line carries the time at which it was written.
             Step::Line(number) if kills[number].line == Line::Whole => {
-                told.extend(counts.witnessed(memcg(kills[number].cgroup), at * MS, false, number));
+                told.extend(counts.witnessed(memcg(kills[number].cgroup), times[number] * MS, false, number));
             }
-            Step::Line(number) => told.extend(counts.unplaced(number, at * MS, None)),
+            Step::Line(number) => told.extend(counts.unplaced(number, times[number] * MS, None)),
             Step::Read(cgroup) => {
                 let until = kills.iter().zip(&times).filter(|(kill, time)| kill.cgroup == cgroup && **time <= at);
                 let kills = until.count() as u64;

@@ -130,6 +130,58 @@ fn a_count_that_comes_after_its_witness_was_told_without_a_cgroup_is_not_told() 
 }
 
 #[test]
+fn a_witness_without_a_cgroup_that_comes_after_its_count_was_told_is_not_told() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    counts.counted(&reading(2, SECOND, 1));
+    assert_eq!(counts.due(SECOND + GRACE_NS).len(), 2);
+    // Both happened before their counts were read; only their lines were read so late.
+    assert_eq!(counts.unplaced(7, SECOND - MS, None), None);
+    assert_eq!(counts.unplaced(8, SECOND - MS, Some(path(2))), None);
+    assert_eq!(counts.due(2 * SECOND), []);
+    // A third one is another.
+    assert_eq!(counts.unplaced(9, SECOND - MS, None), None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(9, None)]);
+}
+
+#[test]
+fn a_kill_whose_count_was_given_to_another_is_told_and_the_others_count_is_not() {
+    let mut counts = both();
+    assert_eq!(counts.unplaced(7, SECOND, None), None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 2 * SECOND, 1));
+    assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Placed(memcg(1))]);
+    // That was another kill, whose line is read so late.
+    assert_eq!(counts.witnessed(memcg(1), 2 * SECOND - MS, false, 8), Some(Told::Witnessed(8, None)));
+    counts.counted(&reading(2, 2 * SECOND + 2 * GRACE_NS, 1));
+    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(2))]);
+    assert!(!counts.waits());
+}
+
+#[test]
+fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    assert_eq!(counts.due(SECOND + GRACE_NS).len(), 1);
+    assert_eq!(counts.unplaced(7, SECOND - MS, None), None);
+    assert_eq!(counts.due(2 * SECOND), []);
+    assert_eq!(counts.witnessed(memcg(1), SECOND - MS, false, 8), None);
+    // So the other's count is still to be told, wherever it is.
+    counts.counted(&reading(2, 2 * SECOND, 1));
+    assert_eq!(counts.due(3 * SECOND).len(), 1);
+}
+
+#[test]
+fn where_kills_were_counted_of_late_another_may_be_counted_yet() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
+    assert_eq!(counts.unplaced(8, 2 * SECOND, None), None);
+    counts.counted(&reading(2, 2 * SECOND, 1));
+    assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Witnessed(8, None), Told::Placed(memcg(2))]);
+}
+
+#[test]
 fn the_first_victim_of_a_group_kill_is_counted_twice_and_told_once() {
     let mut with_log = both();
     assert!(with_log.witnessed(memcg(1), SECOND, false, 7).is_some());

@@ -55,7 +55,10 @@ fn the_annotated_file_names_every_key_once_with_its_default() {
     assert_eq!(named.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), key_names());
     assert_eq!(named.len(), key_names().len());
     let (with_file, _) = effective(&uncommented(), &[]).unwrap();
-    assert!(with_file.hook.is_some() && with_file.otlp_endpoint.is_some() && with_file.pressure_percent.is_some(), "the examples are used");
+    assert!(
+        with_file.hook.is_some() && with_file.otlp_endpoint.is_some() && with_file.pressure_percent.is_some(),
+        "the examples are used"
+    );
     assert_eq!(Config { hook: None, otlp_endpoint: None, pressure_percent: None, ..with_file }, Config::default());
     let all_from_file = effective(&uncommented(), &[]).unwrap().1;
     for (mine, default) in all_from_file.0.iter().zip(effective("", &[]).unwrap().1.0) {

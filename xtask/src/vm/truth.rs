@@ -16,7 +16,7 @@ answer that is right here no longer is.
 - ✓ right
 - ✗ something else was said
 - – not said, and nothing else in its place
-- ~ right or not said, as it happens: it depends on who is faster, the agent or the victim's end
+- ~ right or not said, as it happens: it depends on who is faster, the agent or the victim's end, and on what the log left out
 - An empty cell: this kernel does not have it.
 
 `-v1` and `-v2` are the version of cgroups. A rung that is not listed is not there: fentry and kprobes are refused, or, on

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    host::{HostRoot, memory::MemoryHierarchy, system},
+    host::{HostRoot, memory::MemoryHierarchy, pressure, system},
     ladder::{self, Rung, Wish},
     live::Live,
     observation::{MemcgId, Observation},
@@ -72,6 +72,9 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let rung = ladder::climb(wish, keep).context("nothing works on this host")?;
     for sentence in &rung.sight.degraded {
         tracing::warn!(reason = sentence, "less is seen than could be");
+    }
+    if let (Some(_), Err(reason)) = (config.pressure_percent, pressure::is_told(&root, hierarchy.as_ref())) {
+        tracing::warn!(reason, "pressure-percent has no effect here");
     }
     let (asker, requests) = mpsc::channel(REQUESTS);
     let stats = Arc::new(Stats::default());

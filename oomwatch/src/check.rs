@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::{
     cli::HostArgs,
     config::OutputFormat,
-    host::{HostRoot, memory::MemoryHierarchy, system},
+    host::{HostRoot, memory::MemoryHierarchy, pressure, system, vmstat},
     ladder::{self, Wish},
-    sources::kernel::hooks::Hook,
+    sources::kernel::{hooks::Hook, load::Sight, pin},
 };
 
 /// Options of `check`.
@@ -97,6 +97,7 @@ fn report(args: &CheckArgs) -> Report {
     );
     degraded.extend(sight.iter().flat_map(|sight| sight.degraded.iter().cloned()));
     let hooks = sight.iter().flat_map(|sight| sight.hooks.iter().cloned()).chain(ladder::below(wish));
+    let hooks = hooks.chain(beside(&args.host, wish, sight.as_ref()));
     let features = hooks.map(feature).collect();
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -107,6 +108,37 @@ fn report(args: &CheckArgs) -> Report {
         features,
         degraded,
     }
+}
+
+/// What else of the host the agent uses.
+fn beside(host: &HostArgs, wish: Wish<'_>, sight: Option<&Sight>) -> Vec<Hook> {
+    let sees_exec = sight.is_some_and(|sight| sight.sees_exec);
+    vec![
+        Hook {
+            target: "gVisor sandboxes",
+            gives: "found by themselves, measured, warned of",
+            without: "",
+            outcome: Ok(if sees_exec { "told by the kernel" } else { "all processes looked at every 0.8 s" }),
+        },
+        Hook {
+            target: "BPF file system",
+            gives: "keeps kills while no agent runs, in full",
+            without: "",
+            outcome: pin::is_bpf_fs(&host.bpf_fs).map(|()| "pins").map_err(|error| format!("{error:#}")),
+        },
+        Hook {
+            target: "/proc/vmstat",
+            gives: "counts all kills, so that what is missed is told",
+            without: "",
+            outcome: vmstat::oom_kills().map(|_| "oom_kill").map_err(|error| error.to_string()),
+        },
+        Hook {
+            target: "memory.pressure",
+            gives: "how long workloads wait for memory",
+            without: "",
+            outcome: pressure::is_told(wish.root, wish.hierarchy).map(|()| "PSI"),
+        },
+    ]
 }
 
 fn feature(hook: Hook) -> Feature {

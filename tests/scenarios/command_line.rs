@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use support::{
-    Capability, Finished, agent_command, kernel_names_the_limit, memory_cgroup_version, require, run,
+    Capability, Finished, Mount, agent_command, kernel_names_the_limit, memory_cgroup_version, require, run,
     without_capabilities,
 };
 
@@ -78,6 +78,21 @@ fn check_says_that_kernel_events_are_exact_here() {
     for feature in report["features"].as_array().unwrap() {
         let works = feature["works"].as_bool().unwrap();
         assert_eq!(works, feature["reason"].is_null(), "what does not work says why: {feature}");
+    }
+    let works = |target: &str| {
+        let features = report["features"].as_array().unwrap();
+        features.iter().find(|feature| feature["target"] == target).map(|feature| feature["works"].as_bool().unwrap())
+    };
+    assert_eq!(works("memory.pressure"), Some(memory_cgroup_version() == 2), "{report:#}");
+    for target in ["gVisor sandboxes", "/proc/vmstat"] {
+        assert_eq!(works(target), Some(true), "{target}: {report:#}");
+    }
+    let bpf_fs = Mount::new("bpf", c"mode=0700");
+    for (folder, works) in [(bpf_fs.folder().to_str().unwrap(), true), ("/tmp", false)] {
+        let there = check_report(&["--bpf-fs", folder], 0);
+        let features = there["features"].as_array().unwrap();
+        let pins = features.iter().find(|feature| feature["target"] == "BPF file system").unwrap();
+        assert_eq!(pins["works"], works, "{pins}");
     }
     let text = oomwatch(&["check"]);
     assert_eq!(text.code, Some(0), "{text:?}");

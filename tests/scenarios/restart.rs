@@ -85,6 +85,38 @@ fn kills_while_nothing_is_pinned_are_told_by_their_number() {
     assert_eq!(missed_in(&third.stop(), &cgroup).len(), 0);
 }
 
+/// As after an upgrade to a build that reads records otherwise.
+#[test]
+fn kills_recorded_in_a_way_that_cannot_be_read_are_told_by_their_number() {
+    require!(Agent);
+    let state = State::new();
+    let cgroup = Cgroup::scratch().limited_to_mib(32);
+    let first = state.agent();
+    let told = kill_one(&cgroup);
+    first.wait_for_kill_of(told);
+    first.stop();
+    let [generation] = &state.generations()[..] else { panic!("{:?}", state.generations()) };
+    let (folder, name) = (generation.parent().unwrap(), generation.file_name().unwrap().to_str().unwrap());
+    let number = name.rsplit('-').next().unwrap();
+    fs::rename(generation, folder.join(format!("0-1-f-{number}"))).unwrap();
+    kill_one(&cgroup);
+    kill_one(&cgroup);
+
+    let second = state.agent();
+    let ours = |event: &Event| !missed_in(std::slice::from_ref(event), &cgroup).is_empty();
+    let missed = second.wait_for("the news of kills that were missed", ours);
+    assert_eq!((missed.number("/expected"), missed.number("/seen")), (Some(2), Some(0)), "{missed}");
+    second.wait_until_nothing_is_missing();
+    let events = second.stop();
+    assert_eq!(events.kills_below(cgroup.path()).len(), 0, "{events:#?}");
+    assert_eq!(missed_in(&events, &cgroup).len(), 1, "{events:#?}");
+    let left = state.generations();
+    assert!(
+        left.len() == 1 && !left[0].to_str().unwrap().contains("0-1-f-"),
+        "what cannot be read is removed: {left:?}"
+    );
+}
+
 /// Many processes that are killed one after the other.
 struct Rain {
     cgroups: Vec<Cgroup>,

@@ -89,9 +89,6 @@ impl Correlator {
                     }
                     self.tell_victim(&victim, confidence, out);
                 }
-                // Where a program sees every mark a counter only says where: Linux before 6.1 counts the first victim of a
-                // group kill twice. What a program lost is `missed`, by the comparison with all kills.
-                Told::Counted(..) if self.sees_marks => {}
                 Told::Counted(memcg, path, boot_ns) => self.tell_counted(memcg, path, boot_ns, out),
                 Told::Twice(memcg) => self.accounts.counted_twice(Some(memcg)),
                 Told::Placed(memcg) => self.accounts.placed(memcg),

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::Counting;
 use crate::{
     cgroup_path::CgroupPath,
     observation::{Counters, MemcgId},
@@ -91,6 +92,9 @@ struct Double {
 pub(super) struct Counts<W> {
     has_counters: bool,
     has_witnesses: bool,
+    /// A count without a witness is a kill. Where a program sees every mark it only says where one was: Linux before 6.1
+    /// counts the first victim of a group kill twice, and what the program lost is told by the comparison with all kills.
+    tells_counts: bool,
     tallies: HashMap<MemcgId, Tally>,
     /// Of cgroups not known here some counts are from before.
     incomplete: bool,
@@ -176,10 +180,11 @@ impl Tally {
 }
 
 impl<W> Counts<W> {
-    pub(super) fn new(has_counters: bool, has_witnesses: bool) -> Self {
+    pub(super) fn new(counting: Counting) -> Self {
         Self {
-            has_counters,
-            has_witnesses,
+            has_counters: counting.counters,
+            has_witnesses: counting.log || counting.marks,
+            tells_counts: !counting.marks,
             tallies: HashMap::new(),
             incomplete: false,
             rising: BTreeSet::new(),
@@ -232,6 +237,7 @@ impl<W> Counts<W> {
 
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
+        let tells_counts = self.tells_counts;
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
         while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
             tally.alone_ns.pop_front();
@@ -246,6 +252,11 @@ impl<W> Counts<W> {
             return None;
         }
         tally.witnessed += 1;
+        if !tells_counts && tally.alone > 0 {
+            // Its count was let go.
+            tally.alone -= 1;
+            return Some(Told::Witnessed(witness, None));
+        }
         // The count was given to another that was told without its cgroup: it is this one's, and the other's is elsewhere.
         if !tally.take_rise_of(now_ns) && tally.placed > 0 && tally.ahead() > 0 {
             tally.placed -= 1;
@@ -471,6 +482,9 @@ impl<W> Counts<W> {
                 Told::Twice(memcg)
             } else {
                 tally.alone += 1;
+                if !self.tells_counts {
+                    continue;
+                }
                 tally.alone_ns.push_back(now_ns);
                 self.alone.push_back((now_ns, memcg));
                 Told::Counted(memcg, path, read_ns.saturating_add(number))

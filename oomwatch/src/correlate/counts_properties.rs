@@ -80,7 +80,7 @@ fn memcg(id: u64) -> MemcgId {
 
 fn play(kills: &[Kill]) -> Vec<Told<usize>> {
     let (steps, times) = history(kills);
-    let mut counts = Counts::new(true, true);
+    let mut counts = Counts::new(Counting { counters: true, log: true, marks: false });
     let mut told = Vec::new();
     for (at, step) in steps {
         while let Some(due) = counts.next_deadline().filter(|due| *due <= at * MS) {

@@ -25,7 +25,7 @@ fn reading(id: u64, boot_ns: u64, kills: u64) -> Counters {
 }
 
 fn both() -> Counts {
-    Counts::new(true, true)
+    Counts::new(Counting { counters: true, log: true, marks: false })
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn the_first_victim_of_a_group_kill_is_counted_twice_and_told_once() {
     with_log.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
     assert_eq!(with_log.due(3 * SECOND), []);
 
-    let mut alone = Counts::new(true, false);
+    let mut alone = Counts::new(Counting { counters: true, log: false, marks: false });
     alone.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
     let told = alone.due(SECOND + ALONE_NS);
     assert_eq!(told.iter().filter(|told| matches!(told, Told::Counted(..))).count(), 2, "{told:?}");
@@ -207,7 +207,7 @@ fn more_witnesses_than_counts_excuse_no_count_later() {
 
 #[test]
 fn without_counters_nothing_waits() {
-    let mut counts = Counts::new(false, true);
+    let mut counts = Counts::new(Counting { counters: false, log: true, marks: false });
     assert_eq!(counts.unplaced(7, SECOND, None), Some(Told::Witnessed(7, None)));
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 8), Some(Told::Witnessed(8, None)));
     assert_eq!((counts.waits(), counts.next_deadline()), (false, None));
@@ -238,4 +238,15 @@ fn memory_is_bounded() {
     counts.rest();
     counts.removed(memcg(2), u64::MAX);
     assert!(counts.tallies.is_empty());
+}
+
+#[test]
+fn a_mark_is_told_however_long_after_its_count_it_comes() {
+    let mut counts = Counts::new(Counting { counters: true, log: false, marks: true });
+    counts.counted(&reading(1, SECOND, 3));
+    assert_eq!(counts.due(SECOND + GRACE_NS), [], "a count alone only says where");
+    assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
+    assert_eq!(counts.unplaced(8, SECOND, None), None);
+    assert_eq!(counts.unplaced(9, SECOND, Some(path(1))), None);
+    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(8, None), Told::Witnessed(9, None)]);
 }

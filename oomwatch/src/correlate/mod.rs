@@ -107,8 +107,6 @@ pub struct Correlator {
     lines: recent::RecentLines,
     /// Kills by witnesses and counters, where no program sees all of them.
     counts: Option<counts::Counts<counted::Witness>>,
-    /// A program sees every mark, if not always its cgroup.
-    sees_marks: bool,
     /// Marked while they were dying anyway.
     dying: recent::RecentVictims,
     kill_counters: kill_counter::KillCounters,
@@ -131,7 +129,6 @@ impl Correlator {
             told: Told::default(),
             lines: recent::RecentLines::default(),
             counts: None,
-            sees_marks: false,
             dying: recent::RecentVictims::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
@@ -146,9 +143,8 @@ impl Correlator {
     /// Takes kills from counters too, and from the kernel's log.
     #[must_use]
     pub fn with_counts(mut self, counting: Counting) -> Self {
-        self.sees_marks = counting.marks;
         if counting != Counting::default() {
-            self.counts = Some(counts::Counts::new(counting.counters, counting.log || counting.marks));
+            self.counts = Some(counts::Counts::new(counting));
         }
         self
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::HostRoot;
+use super::{HostRoot, memory::MemoryHierarchy};
 use crate::observation::Pressure;
 
 /// Largest file read, bytes; the kernel's has two lines.
@@ -11,6 +11,19 @@ const MAX_FILE: usize = 4096;
 /// Of the cgroup whose folder on the host this is; `None` where the kernel does not tell.
 pub fn of_cgroup(root: &HostRoot, folder: &Path) -> Option<Pressure> {
     parse(&root.read_bounded(&folder.join("memory.pressure"), MAX_FILE).ok()?)
+}
+
+/// Whether the kernel tells it of cgroups.
+///
+/// # Errors
+/// Why not.
+pub fn is_told(root: &HostRoot, hierarchy: Option<&MemoryHierarchy>) -> Result<(), String> {
+    match hierarchy.map(|hierarchy| hierarchy.version) {
+        Some(2) => {}
+        _ => return Err("only cgroup v2 has the pressure of cgroups".into()),
+    }
+    let own = root.read_bounded(Path::new("/proc/pressure/memory"), MAX_FILE);
+    own.map(drop).map_err(|error| format!("{error}: CONFIG_PSI and, where it is off by default, the boot option psi=1"))
 }
 
 fn parse(text: &[u8]) -> Option<Pressure> {

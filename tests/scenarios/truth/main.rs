@@ -8,6 +8,7 @@ mod answer;
 mod scenes;
 
 use std::{
+    collections::HashMap,
     env,
     fs::OpenOptions,
     io::{self, Write},
@@ -54,7 +55,7 @@ fn what_each_rung_says_of_each_kind_of_kill() {
     let scenes = scenes::all();
     sleep(UNTIL_ALL_IS_TOLD);
     let mut out = output();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut of_wrong) = (Vec::new(), HashMap::new());
     for (tier, agent) in agents {
         let events: Vec<Event> = agent.stop();
         assert_eq!(events[0].text("/tier"), Some(tier));
@@ -65,9 +66,13 @@ fn what_each_rung_says_of_each_kind_of_kill() {
                 writeln!(out, "{line}").expect("write an answer");
                 if let Answer::Wrong(_) = answer {
                     wrong.push(line);
+                    of_wrong.extend([(tier, events.clone())]);
                 }
             }
         }
+    }
+    for (tier, events) in of_wrong {
+        events.iter().for_each(|event| writeln!(out, "{tier}: {event}").expect("write an event"));
     }
     assert!(wrong.is_empty(), "better no answer than a wrong one: {wrong:#?}");
 }

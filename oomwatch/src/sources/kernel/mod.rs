@@ -10,7 +10,7 @@ pub(crate) mod hooks;
 pub(crate) mod keeping;
 pub(crate) mod load;
 pub(crate) mod offsets;
-mod pin;
+pub(crate) mod pin;
 mod ring;
 mod trace_format;
 

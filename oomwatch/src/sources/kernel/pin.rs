@@ -128,8 +128,7 @@ impl Pins {
     /// # Errors
     /// There is no BPF file system, it may not be written to, or another agent has the place.
     pub(crate) fn open(bpf_fs: &Path, state_dir: &Path) -> anyhow::Result<Self> {
-        let found = statfs(bpf_fs).with_context(|| format!("look at {}", bpf_fs.display()))?;
-        ensure!(found.f_type.cast_unsigned() == BPF_FS, "no BPF file system is mounted at {}", bpf_fs.display());
+        is_bpf_fs(bpf_fs)?;
         let state_dir = state_dir.canonicalize().with_context(|| format!("find {}", state_dir.display()))?;
         let all = bpf_fs.join("oomwatch");
         let folder = all.join(format!("{:016x}", fnv1a(state_dir.as_os_str().as_bytes())));
@@ -166,6 +165,16 @@ impl Pins {
         pin_all(&folder, kept, links).inspect_err(|_| remove(&folder))?;
         Ok(number)
     }
+}
+
+/// Whether a BPF file system is mounted there.
+///
+/// # Errors
+/// It is not, or the folder cannot be looked at.
+pub(crate) fn is_bpf_fs(folder: &Path) -> anyhow::Result<()> {
+    let found = statfs(folder).with_context(|| format!("look at {}", folder.display()))?;
+    ensure!(found.f_type.cast_unsigned() == BPF_FS, "no BPF file system is mounted at {}", folder.display());
+    Ok(())
 }
 
 /// Opens a folder, which is made where there is none. Everybody may make folders in a BPF file system that is mounted as

@@ -68,6 +68,8 @@ struct Tally {
     group_kills: u64,
     /// When more was last read.
     rose_ns: u64,
+    /// When a kill was last known to be here, by its witness or its count.
+    killed_ns: u64,
     last_ns: u64,
 }
 
@@ -238,7 +240,9 @@ impl<W> Counts<W> {
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
         let tells_counts = self.tells_counts;
+        self.active.insert(memcg);
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
+        tally.killed_ns = tally.killed_ns.max(now_ns);
         while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
             tally.alone_ns.pop_front();
         }
@@ -309,6 +313,7 @@ impl<W> Counts<W> {
         let rise = (tally.counted() - before).saturating_sub(ahead);
         if tally.counted() > before {
             tally.rose_ns = counters.boot_ns.max(settled_ns.saturating_add(1));
+            tally.killed_ns = tally.killed_ns.max(tally.rose_ns);
             self.active.insert(counters.memcg);
         }
         if rise > 0 {
@@ -339,7 +344,7 @@ impl<W> Counts<W> {
         let mut reserved: HashMap<MemcgId, u64> = HashMap::new();
         let mut still = VecDeque::new();
         for waiting in std::mem::take(&mut self.waiting) {
-            let candidates = self.candidates(&waiting, SKEW_NS);
+            let candidates = self.candidates(&waiting);
             if waiting.since_ns > until_ns {
                 for memcg in candidates {
                     *reserved.entry(memcg).or_default() += 1;
@@ -360,7 +365,7 @@ impl<W> Counts<W> {
         self.doubles.retain(|double| now_ns < double.until_ns);
         self.alone.retain(|(told_ns, _)| now_ns.saturating_sub(*told_ns) <= LATE_NS);
         let oldest_ns = until_ns.saturating_sub(LATE_NS);
-        let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.rose_ns >= oldest_ns);
+        let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.killed_ns >= oldest_ns);
         self.active.retain(is_active);
         told
     }
@@ -408,21 +413,26 @@ impl<W> Counts<W> {
     }
 
     /// Cgroups in which this witness' kill may have been counted: also where each count is taken by now, for it may be
-    /// another witness that took it. `before_ns`: the count was read so long before the witness at most.
-    fn candidates(&self, waiting: &Waiting<W>, before_ns: u64) -> Vec<MemcgId> {
+    /// another witness that took it.
+    fn candidates(&self, waiting: &Waiting<W>) -> Vec<MemcgId> {
+        self.around(waiting, |tally| tally.rose_ns.saturating_add(SKEW_NS))
+    }
+
+    /// Active cgroups where this witness' kill may be, if it was witnessed until then.
+    fn around(&self, waiting: &Waiting<W>, until_ns: impl Fn(&Tally) -> u64) -> Vec<MemcgId> {
         let may_be = |memcg: &&MemcgId| {
             let Some(tally) = self.tallies.get(*memcg) else { return false };
-            let is_within = |within: &CgroupPath| tally.is_within(within);
-            waiting.since_ns <= tally.rose_ns.saturating_add(before_ns) && waiting.within.as_ref().is_none_or(is_within)
+            let is_there = |within: &CgroupPath| tally.path.is_none() || tally.is_within(within);
+            waiting.since_ns <= until_ns(tally) && waiting.within.as_ref().is_none_or(is_there)
         };
         self.active.iter().filter(may_be).copied().collect()
     }
 
-    /// There only, if there is a count left, and in no other cgroup kills were counted of late: there a count may yet be
+    /// There only, if there is a count left, and in no other cgroup kills were known of late: there a count may yet be
     /// read.
     fn only(&self, candidates: &[MemcgId], waiting: &Waiting<W>) -> Option<MemcgId> {
         let [only] = candidates else { return None };
-        let is_alone = || self.candidates(waiting, LATE_NS).len() == 1;
+        let is_alone = || self.around(waiting, |tally| tally.killed_ns.saturating_add(LATE_NS)).len() == 1;
         Some(*only).filter(|only| self.rising.contains(only) && is_alone())
     }
 

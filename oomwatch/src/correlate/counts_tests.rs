@@ -174,7 +174,6 @@ fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
 #[test]
 fn where_kills_were_counted_of_late_another_may_be_counted_yet() {
     let mut counts = both();
-    counts.counted(&reading(1, SECOND, 1));
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
     assert_eq!(counts.unplaced(8, 2 * SECOND, None), None);
     counts.counted(&reading(2, 2 * SECOND, 1));

@@ -38,6 +38,21 @@ impl MemoryHierarchy {
         Ok(limit.map(|limit| limit.bytes().filter(|bytes| *bytes < NO_LIMIT)))
     }
 
+    /// Whether a kill in a cgroup takes it, or one around it up to the first with a limit, as a whole: their
+    /// `memory.oom.group`. Cgroup v1 has none.
+    pub fn kills_groups(&self, root: &HostRoot, path: &CgroupPath) -> bool {
+        for depth in (1..=path.depth()).rev() {
+            let Some(around) = path.ancestor(depth) else { return false };
+            if self.limit_file(root, &around, "memory.oom.group").is_some_and(|text| text.trim_ascii() == b"1") {
+                return true;
+            }
+            if !matches!(self.own_limit(root, &around), Ok(Some(None))) {
+                return false;
+            }
+        }
+        false
+    }
+
     /// The lowest limit of a cgroup and its ancestors; `Some(None)` is none, `None` one that cannot be read. `stat` is
     /// the cgroup's `memory.stat`, where it was read already.
     pub fn lowest_limit(&self, root: &HostRoot, path: &CgroupPath, stat: Option<&[u8]>) -> Option<Option<u64>> {

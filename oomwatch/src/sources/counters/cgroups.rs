@@ -19,6 +19,8 @@ use crate::{
 /// milliseconds after its last process; the later ones are for hosts short of processors.
 const LOOK_AFTER_NS: [u64; 8] =
     [1_000_000, 2_000_000, 4_000_000, 8_000_000, 20_000_000, 50_000_000, 200_000_000, 1_000_000_000];
+/// Kills so close to each other in a cgroup that is killed as a group are of one group kill.
+const ONE_GROUP_NS: u64 = 1_000_000_000;
 /// Between two looks for cgroups that no hint told of.
 const SCAN_EVERY_NS: u64 = 60_000_000_000;
 /// The same, and for counters, where hints are lacking.
@@ -31,6 +33,8 @@ struct Cgroup {
     watched: Watched,
     /// Counters as last told: kills, group kills.
     told: (u64, Option<u64>),
+    /// Group kills concluded, where the kernel does not count them, and the last of them.
+    concluded: (u64, u64),
 }
 
 /// What a watch is on.
@@ -230,7 +234,7 @@ impl Cgroups {
             self.out.push(Observation::CgroupMade(made));
         }
         self.by_path.insert(path.clone(), memcg);
-        self.by_id.insert(memcg, Cgroup { path, watched, told: (0, None) });
+        self.by_id.insert(memcg, Cgroup { path, watched, told: (0, None), concluded: (0, 0) });
         self.look(memcg);
     }
 
@@ -271,9 +275,22 @@ impl Cgroups {
         }
         let Some(cgroup) = self.by_id.get_mut(&memcg) else { return };
         match self.hierarchy.own_counters(memcg, &cgroup.path) {
-            Ok(counters) => {
-                let Counters { local_oom_kill: Some(kills), local_oom_group_kill, .. } = counters else { return };
+            Ok(mut counters) => {
+                let Counters { local_oom_kill: Some(kills), mut local_oom_group_kill, boot_ns, .. } = counters else {
+                    return;
+                };
                 let (told, groups) = cgroup.told;
+                if self.hierarchy.version == 2 && local_oom_group_kill.is_none() {
+                    let (concluded, last_ns) = &mut cgroup.concluded;
+                    if kills > told
+                        && boot_ns.saturating_sub(*last_ns) > ONE_GROUP_NS
+                        && self.hierarchy.kills_groups(&self.root, &cgroup.path)
+                    {
+                        (*concluded, *last_ns) = (*concluded + 1, boot_ns);
+                    }
+                    local_oom_group_kill = Some(*concluded);
+                    counters.local_oom_group_kill = local_oom_group_kill;
+                }
                 if kills != told || local_oom_group_kill.unwrap_or(0) != groups.unwrap_or(0) {
                     cgroup.told = (kills, local_oom_group_kill);
                     self.out.push(Observation::Counted(counters));

@@ -104,3 +104,31 @@ fn what_no_hint_told_of_is_found_by_the_next_scan() {
     assert_eq!(told(&mut cgroups, 2 * SECOND), [""; 0]);
     assert_eq!(told(&mut cgroups, SECOND + SCAN_EVERY_NS), ["made /new", "/new 1"]);
 }
+
+#[test]
+fn group_kills_that_the_kernel_does_not_count_are_concluded() {
+    let (files, mut cgroups) = Files::new();
+    let write = |file: &str, text: &str| fs::write(files.0.path().join(file), text).unwrap();
+    files.cgroup("pod", 0);
+    files.cgroup("pod/c", 0);
+    write("pod/memory.oom.group", "1\n");
+    write("pod/memory.max", "1048576\n");
+    let groups = |cgroups: &mut Cgroups| -> Vec<Option<u64>> {
+        cgroups.turn(SECOND);
+        let counted = cgroups.take_observations().into_iter().filter_map(|observation| match observation {
+            Observation::Counted(counters) => Some(counters.local_oom_group_kill),
+            _ => None,
+        });
+        counted.collect()
+    };
+    groups(&mut cgroups);
+    // A limit below it: the group is not that of what is killed for this.
+    write("pod/c/memory.max", "4096\n");
+    files.count("pod/c", 1);
+    assert_eq!(groups(&mut cgroups), [Some(0)]);
+    write("pod/c/memory.max", "max\n");
+    files.count("pod/c", 3);
+    assert_eq!(groups(&mut cgroups), [Some(1)]);
+    files.count("pod/c", 4);
+    assert_eq!(groups(&mut cgroups), [Some(1)], "of the same");
+}

@@ -81,7 +81,9 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let sinks = start_sinks(&config, outputs, &asker, &rung.sight, &stats);
     let mut pipeline = Pipeline::new(&config, root.clone(), hierarchy.clone(), &rung, sinks)?;
     let has_past = rung.kernel.as_ref().is_some_and(Loaded::has_past);
+    let mut containers = Vec::new();
     if let Some((state, left)) = kept {
+        containers = left.containers;
         let kills = left.account.map(|account| account.kills);
         pipeline.keep(keeper(state, rung.kernel.as_ref(), kills)?, left.account, left.cgroups.as_deref());
     }
@@ -89,6 +91,7 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
         pipeline.told_before(folder);
     }
     pipeline.begin(has_past);
+    pipeline.recall(containers);
     pipeline.report_start();
     let (observations, queue) = mpsc::channel(QUEUE);
     let (gvisor, cgroup) = (pipeline.gvisor_source(), pipeline.cgroup_source());

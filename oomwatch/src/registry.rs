@@ -11,6 +11,7 @@ use crate::{
     correlate::Subject,
     host::{HostRoot, containers, memory::MemoryHierarchy},
     observation::{CgroupChange, Counters, Exited, MemcgId},
+    state::Container,
     workload::{CgroupIdentity, Workload},
 };
 
@@ -232,6 +233,32 @@ impl Registry {
             let settled = entry.looks >= SETTLED_LOOKS || is_complete(&known.workload);
             (is_container && settled).then_some((*memcg, &known.workload))
         })
+    }
+
+    /// The same, to be told to the next agent.
+    pub(crate) fn kept_containers(&self) -> impl Iterator<Item = Container> {
+        self.containers().filter_map(|(memcg, workload)| Container::new(memcg, self.path(memcg)?, workload))
+    }
+
+    /// What an earlier agent knew of a container, which may be gone by now.
+    pub(crate) fn recall(&mut self, container: Container, now_ns: u64) {
+        let (memcg, path) = (container.memcg(), container.path());
+        let known = Known { workload: container.into_workload(), container_depth: Some(path.depth()) };
+        match self.entries.entry(memcg) {
+            hash_map::Entry::Occupied(mut entry) => {
+                let entry = entry.get_mut();
+                if entry.path == path && entry.known.is_none() {
+                    entry.known = Some(known);
+                }
+            }
+            hash_map::Entry::Vacant(entry) => {
+                let looks = LOOK_AFTER_NS.len();
+                let known = Some(known);
+                entry.insert(Entry { path: path.clone(), known, looks, beginnings: 0, is_removed: true });
+                self.by_path.entry(path).or_insert(memcg);
+                self.removed.push_back((now_ns, memcg));
+            }
+        }
     }
 
     /// The cgroup whose description holds: that of the outermost container around `path`, by the path's own form or

@@ -1,5 +1,6 @@
 //! What the agent knows across restarts, in its state folder: `lock`, held while it runs; `account`, one line that is
-//! written over at once after each kill; `state.json`, the counters of cgroups, replaced as a whole now and then.
+//! written over at once after each kill; `state.json`, the counters of cgroups and who the containers are, replaced as a
+//! whole now and then.
 //!
 //! All of it holds for one boot, like the kernel's counters. What is not of this boot, or cannot be read, is said and
 //! made anew.
@@ -19,14 +20,16 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::observation::MemcgId;
+use crate::{cgroup_path::CgroupPath, observation::MemcgId, workload::Workload};
 
 /// Version of both files.
 const VERSION: u32 = 1;
 /// Cgroups kept; beyond it a kill that was missed is told without its cgroup.
 pub(crate) const MAX_CGROUPS: usize = 8192;
-/// Largest file read, bytes: a line has 30 bytes a cgroup.
-const MAX_STATE: u64 = 1 << 20;
+/// Containers kept; beyond it one that ends while no agent runs has no name.
+const MAX_CONTAINERS: usize = 8192;
+/// Largest file read, bytes: 30 for a cgroup with kills, some 500 for a container.
+const MAX_STATE: u64 = 16 << 20;
 const MAX_ACCOUNT: u64 = 256;
 const OWNER_ONLY: u32 = 0o600;
 
@@ -50,6 +53,40 @@ pub(crate) struct Left {
     pub(crate) account: Option<Account>,
     /// Kills accounted for, by cgroup; `None` where not all is known.
     pub(crate) cgroups: Option<Vec<(MemcgId, u64)>>,
+    /// Containers that lived when it was written.
+    pub(crate) containers: Vec<Container>,
+}
+
+/// Who a container is, by its own cgroup: its files may be gone when its kill is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Container {
+    hierarchy: u32,
+    id: u64,
+    path: String,
+    workload: Workload,
+}
+
+impl Container {
+    /// `None` where the path is no text, as that of an engine is.
+    pub(crate) fn new(memcg: MemcgId, path: &CgroupPath, workload: &Workload) -> Option<Self> {
+        let path = str::from_utf8(path.as_bytes()).ok()?.to_owned();
+        Some(Self { hierarchy: memcg.hierarchy, id: memcg.id, path, workload: workload.clone() })
+    }
+
+    /// Its cgroup.
+    pub(crate) fn memcg(&self) -> MemcgId {
+        MemcgId { hierarchy: self.hierarchy, id: self.id }
+    }
+
+    /// Where that is.
+    pub(crate) fn path(&self) -> CgroupPath {
+        CgroupPath::from_bytes(self.path.as_bytes())
+    }
+
+    /// Who it is.
+    pub(crate) fn into_workload(self) -> Workload {
+        self.workload
+    }
 }
 
 /// The state folder, locked.
@@ -70,6 +107,8 @@ struct Cgroups {
     complete: bool,
     /// Hierarchy, id, kills accounted for.
     kills: Vec<(u32, u64, u64)>,
+    #[serde(default)]
+    containers: Vec<Container>,
 }
 
 impl StateDir {
@@ -94,8 +133,12 @@ impl StateDir {
         if account.is_none() {
             state.account.set_len(0).context("begin an account")?;
         }
-        let cgroups = state.read_cgroups().unwrap_or_else(|error| rebuilt("state.json", &error));
-        Ok((state, Left { account, cgroups }))
+        let found = state.read_cgroups().unwrap_or_else(|error| rebuilt("state.json", &error));
+        let (cgroups, containers) = found.map_or((None, Vec::new()), |found| {
+            let kills = found.kills.into_iter().map(|(hierarchy, id, kills)| (MemcgId { hierarchy, id }, kills));
+            (found.complete.then(|| kills.collect()), found.containers)
+        });
+        Ok((state, Left { account, cgroups, containers }))
     }
 
     fn read_account(&self) -> anyhow::Result<Option<Account>> {
@@ -104,7 +147,7 @@ impl StateDir {
         if text.is_empty() { Ok(None) } else { parse_account(&text, &self.boot_id) }
     }
 
-    fn read_cgroups(&self) -> anyhow::Result<Option<Vec<(MemcgId, u64)>>> {
+    fn read_cgroups(&self) -> anyhow::Result<Option<Cgroups>> {
         #[expect(clippy::disallowed_methods, reason = "the agent's own file, not the host's")]
         let file = match fs::File::open(self.folder.join("state.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -118,8 +161,7 @@ impl StateDir {
             tracing::info!("the state is of another boot of this host, and begins anew");
             return Ok(None);
         }
-        let cgroups = found.kills.into_iter().map(|(hierarchy, id, kills)| (MemcgId { hierarchy, id }, kills));
-        Ok(found.complete.then(|| cgroups.collect()))
+        Ok(Some(found))
     }
 
     /// Notes up to where kills are told. One write: it is there or not, whenever the agent is killed.
@@ -128,10 +170,21 @@ impl StateDir {
     }
 
     /// What `save` is to write.
-    pub(crate) fn contents(&self, cgroups: &[(MemcgId, u64)], complete: bool) -> Contents {
+    pub(crate) fn contents(
+        &self,
+        cgroups: &[(MemcgId, u64)],
+        complete: bool,
+        containers: impl Iterator<Item = Container>,
+    ) -> Contents {
         let kept = cgroups.iter().take(MAX_CGROUPS).map(|(memcg, kills)| (memcg.hierarchy, memcg.id, *kills));
         let complete = complete && cgroups.len() <= MAX_CGROUPS;
-        let cgroups = Cgroups { version: VERSION, boot_id: self.boot_id.clone(), complete, kills: kept.collect() };
+        let cgroups = Cgroups {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            complete,
+            kills: kept.collect(),
+            containers: containers.take(MAX_CONTAINERS).collect(),
+        };
         Contents { folder: self.folder.clone(), cgroups }
     }
 }
@@ -202,13 +255,18 @@ mod tests {
         MemcgId { hierarchy: 4, id }
     }
 
+    fn container() -> Container {
+        let path = CgroupPath::from_bytes(b"/docker/4f1c");
+        Container::new(memcg(9), &path, &Workload::from_path(path.as_bytes())).unwrap()
+    }
+
     fn written() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let (state, left) = StateDir::open(folder.path(), BOOT).unwrap();
         assert!(left.account.is_none() && left.cgroups.is_none());
         state.write_account(&Account::default()).unwrap();
         state.write_account(&ACCOUNT).unwrap();
-        state.contents(&[(memcg(7), 3)], true).save().unwrap();
+        state.contents(&[(memcg(7), 3)], true, [container()].into_iter()).save().unwrap();
         folder
     }
 
@@ -218,6 +276,7 @@ mod tests {
         let (_state, left) = StateDir::open(folder.path(), BOOT).unwrap();
         assert_eq!(left.account, Some(ACCOUNT));
         assert_eq!(left.cgroups, Some(vec![(memcg(7), 3)]));
+        assert_eq!(left.containers, [container()]);
     }
 
     #[test]
@@ -255,7 +314,7 @@ mod tests {
         let folder = written();
         let many: Vec<_> = (0..=MAX_CGROUPS as u64).map(|id| (memcg(id), 1)).collect();
         let (state, _left) = StateDir::open(folder.path(), BOOT).unwrap();
-        state.contents(&many, true).save().unwrap();
+        state.contents(&many, true, std::iter::empty()).save().unwrap();
         drop(state);
         let (_state, left) = StateDir::open(folder.path(), BOOT).unwrap();
         assert!(left.cgroups.is_none());

@@ -7,8 +7,8 @@ use std::{
 };
 
 use support::{
-    Agent, Cgroup, Event, Events as _, Gate, Hog, PROCESS_TIMEOUT, State, memory_cgroup_version, require, unescaped,
-    wait_for,
+    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, PROCESS_TIMEOUT, Runtime, State,
+    memory_cgroup_version, require, unescaped, wait_for,
 };
 
 /// A process killed for its cgroup's limit.
@@ -83,6 +83,29 @@ fn kills_while_nothing_is_pinned_are_told_by_their_number() {
     let third = state.agent();
     third.wait_until_nothing_is_missing();
     assert_eq!(missed_in(&third.stop(), &cgroup).len(), 0);
+}
+
+#[test]
+fn a_container_that_was_killed_and_deleted_while_no_agent_ran_is_named() {
+    require!(Agent, Program("runc"));
+    let state = State::new();
+    let first = state.agent();
+    let mut container = Container::start(Runtime::Runc, 48, &["eat=all"]);
+    let is_kept = || {
+        let kept = fs::read_to_string(state.file("state.json")).unwrap_or_default();
+        kept.contains(container.id()).then_some(())
+    };
+    wait_for("the container to be in the agent's state", EVENT_TIMEOUT, is_kept);
+    first.kill();
+    container.go();
+    container.wait();
+    assert!(!container.cgroup().folder().exists(), "its cgroup is gone");
+
+    let second = state.agent();
+    let kill = second.wait_for_kill_of(container.init());
+    let said = ["/workload/container_id", "/workload/runtime", "/limit_owner"].map(|field| kill.text(field));
+    assert_eq!(said, [Some(container.id()), Some("runc"), Some("container")], "{kill}");
+    drop(second.stop());
 }
 
 /// As after an upgrade to a build that reads records otherwise.

@@ -7,7 +7,7 @@ use super::{Pipeline, notebook::Notebook};
 use crate::{
     clock,
     observation::{MemcgId, ReadMark},
-    state::{Account, StateDir},
+    state::{Account, Container, StateDir},
     told,
 };
 
@@ -17,6 +17,8 @@ const PATIENCE_NS: u64 = 1_000_000_000;
 const LOOK_NS: u64 = 20_000_000;
 /// From a change to the next `state.json`.
 const SAVE_AFTER_NS: u64 = 1_000_000_000;
+/// The same of containers: it has all of them.
+const SAVE_CONTAINERS_AFTER_NS: u64 = 2_000_000_000;
 
 /// How long the end waits for the disk.
 const LAST_NOTE: Duration = Duration::from_secs(1);
@@ -129,9 +131,14 @@ impl Keeper {
         due
     }
 
-    fn save(&mut self, cgroups: &[(MemcgId, u64)], complete: bool) {
+    fn save(&mut self, cgroups: &[(MemcgId, u64)], complete: bool, containers: impl Iterator<Item = Container>) {
         self.save_ns = None;
-        self.notebook.save(self.state.contents(cgroups, complete));
+        self.notebook.save(self.state.contents(cgroups, complete, containers));
+    }
+
+    /// Containers came or went.
+    fn note_containers(&mut self, now_ns: u64) {
+        self.save_ns.get_or_insert(now_ns.saturating_add(SAVE_CONTAINERS_AFTER_NS));
     }
 
     fn next_deadline(&self) -> Option<u64> {
@@ -154,6 +161,21 @@ impl Pipeline {
             self.correlator.restore(account.kills, cgroups);
         }
         self.keeper = Some(keeper);
+    }
+
+    /// Containers that an earlier agent knew: some may be gone, and their kills are yet to be told.
+    pub(crate) fn recall(&mut self, containers: Vec<Container>) {
+        let now_ns = clock::boot_ns();
+        for container in containers {
+            self.registry.recall(container, now_ns);
+        }
+    }
+
+    /// Containers came or went.
+    pub(super) fn note_containers(&mut self, now_ns: u64) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note_containers(now_ns);
+        }
     }
 
     pub(super) fn note_read(&mut self, mark: ReadMark) {
@@ -187,7 +209,7 @@ impl Pipeline {
                 return;
             }
             let (cgroups, complete) = self.correlator.accounted_by_cgroup();
-            keeper.save(&cgroups, complete);
+            keeper.save(&cgroups, complete, self.registry.kept_containers());
         }
     }
 
@@ -203,7 +225,7 @@ impl Pipeline {
         }
         if keeper.is_in_step(self.correlator.accounted()) {
             let (cgroups, complete) = self.correlator.accounted_by_cgroup();
-            keeper.save(&cgroups, complete);
+            keeper.save(&cgroups, complete, self.registry.kept_containers());
         }
         if !keeper.notebook.finish(LAST_NOTE) {
             tracing::warn!("the state folder cannot be written in time: some kills may be told twice");

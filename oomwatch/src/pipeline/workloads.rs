@@ -132,6 +132,9 @@ impl Pipeline {
         if self.inventory.contains(key) {
             self.describe(memcg);
         }
+        if is_container {
+            self.note_containers(clock::boot_ns());
+        }
         let started = match self.cgroups.told.get(&memcg) {
             Some(told) if told.is_container == is_container => return,
             told => told.is_some_and(|told| told.started),

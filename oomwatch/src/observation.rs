@@ -476,8 +476,10 @@ pub struct Counters {
 /// A kill as the kernel's log tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedKill {
-    /// When the agent read of it.
+    /// When its line was written, or somewhat later.
     pub boot_ns: u64,
+    /// When it was read.
+    pub read_ns: u64,
     /// Number of its line, by which a copy of it is known.
     pub seq: u64,
     /// Process id; `None` where only the thread is known.

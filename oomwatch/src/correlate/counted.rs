@@ -48,7 +48,7 @@ impl Correlator {
             }
             (Some(counts), None) => {
                 let within = within.or_else(|| kill.oom_memcg.as_ref().map(|memcg| memcg.path.clone()));
-                counts.unplaced(Witness::Logged(Box::new(kill)), now_ns, within)
+                counts.unplaced(now_ns, kill.read_ns, within, Witness::Logged(Box::new(kill)))
             }
             (None, _) => None,
         };

@@ -77,7 +77,9 @@ struct Tally {
 #[derive(Debug, Clone)]
 struct Waiting<W> {
     witness: W,
+    /// When its kill was, and when it came in.
     since_ns: u64,
+    came_ns: u64,
     /// Its cgroup lies in here.
     within: Option<CgroupPath>,
 }
@@ -275,12 +277,18 @@ impl<W> Counts<W> {
     }
 
     /// A kill without its cgroup, which may lie within a known one.
-    pub(super) fn unplaced(&mut self, witness: W, now_ns: u64, within: Option<CgroupPath>) -> Option<Told<W>> {
+    pub(super) fn unplaced(
+        &mut self,
+        since_ns: u64,
+        now_ns: u64,
+        within: Option<CgroupPath>,
+        witness: W,
+    ) -> Option<Told<W>> {
         if !self.has_counters {
             return Some(Told::Witnessed(witness, None));
         }
         self.latest_ns = self.latest_ns.max(now_ns);
-        self.waiting.push_back(Waiting { witness, since_ns: now_ns, within });
+        self.waiting.push_back(Waiting { witness, since_ns, came_ns: now_ns, within });
         if self.waiting.len() <= MAX_WAITING {
             return None;
         }
@@ -345,7 +353,7 @@ impl<W> Counts<W> {
         let mut still = VecDeque::new();
         for waiting in std::mem::take(&mut self.waiting) {
             let candidates = self.candidates(&waiting);
-            if waiting.since_ns > until_ns {
+            if waiting.came_ns > until_ns {
                 for memcg in candidates {
                     *reserved.entry(memcg).or_default() += 1;
                 }
@@ -380,7 +388,7 @@ impl<W> Counts<W> {
         // What is older is kept for a witness, and told with it.
         let is_open = |(read_ns, _): &&(u64, u64)| *read_ns > self.settled_ns;
         let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.iter().find(is_open));
-        let waiting = self.waiting.front().map(|waiting| waiting.since_ns);
+        let waiting = self.waiting.front().map(|waiting| waiting.came_ns);
         let next = rises.map(|(read_ns, _)| *read_ns).chain(waiting).min()?;
         Some(next.saturating_add(self.grace()))
     }

@@ -91,7 +91,7 @@ fn play(kills: &[Kill]) -> Vec<Told<usize>> {
             Step::Line(number) if kills[number].line == Line::Whole => {
                 told.extend(counts.witnessed(memcg(kills[number].cgroup), times[number] * MS, false, number));
             }
-            Step::Line(number) => told.extend(counts.unplaced(number, times[number] * MS, None)),
+            Step::Line(number) => told.extend(counts.unplaced(times[number] * MS, at * MS, None, number)),
             Step::Read(cgroup) => {
                 let until = kills.iter().zip(&times).filter(|(kill, time)| kill.cgroup == cgroup && **time <= at);
                 let kills = until.count() as u64;

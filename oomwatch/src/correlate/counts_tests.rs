@@ -68,7 +68,7 @@ fn what_was_counted_before_is_nobodys_kill() {
 #[test]
 fn a_witness_without_a_cgroup_is_placed_where_the_only_count_is() {
     let mut counts = both();
-    assert_eq!(counts.unplaced(7, SECOND, None), None);
+    assert_eq!(counts.unplaced(SECOND, SECOND, None, 7), None);
     counts.counted(&reading(1, SECOND + MS, 1));
     let told = counts.due(SECOND + GRACE_NS);
     assert_eq!(told, [Told::Witnessed(7, Some((memcg(1), path(1))))]);
@@ -78,8 +78,8 @@ fn a_witness_without_a_cgroup_is_placed_where_the_only_count_is() {
 #[test]
 fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_again() {
     let mut counts = both();
-    counts.unplaced(7, SECOND, None);
-    counts.unplaced(8, SECOND, None);
+    counts.unplaced(SECOND, SECOND, None, 7);
+    counts.unplaced(SECOND, SECOND, None, 8);
     counts.counted(&reading(1, SECOND, 1));
     counts.counted(&reading(2, SECOND, 1));
     let told = counts.due(2 * SECOND);
@@ -91,7 +91,7 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
 #[test]
 fn a_witness_is_told_though_its_count_was_given_to_another() {
     let mut counts = both();
-    counts.unplaced(7, SECOND, None);
+    counts.unplaced(SECOND, SECOND, None, 7);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
     counts.counted(&reading(1, 2 * SECOND, 1));
     assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
@@ -101,7 +101,7 @@ fn a_witness_is_told_though_its_count_was_given_to_another() {
 #[test]
 fn a_group_kill_says_in_which_cgroup_its_members_are() {
     let mut counts = both();
-    counts.unplaced(7, SECOND, Some(path(2)));
+    counts.unplaced(SECOND, SECOND, Some(path(2)), 7);
     counts.counted(&reading(1, SECOND, 1));
     counts.counted(&reading(2, SECOND, 1));
     let told = counts.due(2 * SECOND);
@@ -113,7 +113,7 @@ fn a_group_kill_says_in_which_cgroup_its_members_are() {
 fn a_witness_is_not_taken_for_a_kill_that_was_counted_long_before_it() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
-    counts.unplaced(7, SECOND + 200 * MS, None);
+    counts.unplaced(SECOND + 200 * MS, SECOND + 200 * MS, None, 7);
     assert_eq!(counts.due(SECOND + GRACE_NS), [Told::Counted(memcg(1), path(1), SECOND)]);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
 }
@@ -121,7 +121,7 @@ fn a_witness_is_not_taken_for_a_kill_that_was_counted_long_before_it() {
 #[test]
 fn a_count_that_comes_after_its_witness_was_told_without_a_cgroup_is_not_told() {
     let mut counts = both();
-    counts.unplaced(7, SECOND, None);
+    counts.unplaced(SECOND, SECOND, None, 7);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
     counts.counted(&reading(1, 2 * SECOND, 1));
     assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
@@ -136,18 +136,18 @@ fn a_witness_without_a_cgroup_that_comes_after_its_count_was_told_is_not_told() 
     counts.counted(&reading(2, SECOND, 1));
     assert_eq!(counts.due(SECOND + GRACE_NS).len(), 2);
     // Both happened before their counts were read; only their lines were read so late.
-    assert_eq!(counts.unplaced(7, SECOND - MS, None), None);
-    assert_eq!(counts.unplaced(8, SECOND - MS, Some(path(2))), None);
+    assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 7), None);
+    assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, Some(path(2)), 8), None);
     assert_eq!(counts.due(2 * SECOND), []);
     // A third one is another.
-    assert_eq!(counts.unplaced(9, SECOND - MS, None), None);
+    assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 9), None);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(9, None)]);
 }
 
 #[test]
 fn a_kill_whose_count_was_given_to_another_is_told_and_the_others_count_is_not() {
     let mut counts = both();
-    assert_eq!(counts.unplaced(7, SECOND, None), None);
+    assert_eq!(counts.unplaced(SECOND, SECOND, None, 7), None);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
     counts.counted(&reading(1, 2 * SECOND, 1));
     assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Placed(memcg(1))]);
@@ -163,7 +163,7 @@ fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
     assert_eq!(counts.due(SECOND + GRACE_NS).len(), 1);
-    assert_eq!(counts.unplaced(7, SECOND - MS, None), None);
+    assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 7), None);
     assert_eq!(counts.due(2 * SECOND), []);
     assert_eq!(counts.witnessed(memcg(1), SECOND - MS, false, 8), None);
     // So the other's count is still to be told, wherever it is.
@@ -175,7 +175,7 @@ fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
 fn where_kills_were_counted_of_late_another_may_be_counted_yet() {
     let mut counts = both();
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
-    assert_eq!(counts.unplaced(8, 2 * SECOND, None), None);
+    assert_eq!(counts.unplaced(2 * SECOND, 2 * SECOND, None, 8), None);
     counts.counted(&reading(2, 2 * SECOND, 1));
     assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Witnessed(8, None), Told::Placed(memcg(2))]);
 }
@@ -207,7 +207,7 @@ fn more_witnesses_than_counts_excuse_no_count_later() {
 #[test]
 fn without_counters_nothing_waits() {
     let mut counts = Counts::new(Counting { counters: false, log: true, marks: false });
-    assert_eq!(counts.unplaced(7, SECOND, None), Some(Told::Witnessed(7, None)));
+    assert_eq!(counts.unplaced(SECOND, SECOND, None, 7), Some(Told::Witnessed(7, None)));
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 8), Some(Told::Witnessed(8, None)));
     assert_eq!((counts.waits(), counts.next_deadline()), (false, None));
 }
@@ -225,7 +225,7 @@ fn what_is_compared_with_the_count_of_all_is_told_by_that() {
 fn memory_is_bounded() {
     let mut counts = both();
     for kill in 0..MAX_WAITING + 10 {
-        counts.unplaced(u32::try_from(kill).unwrap(), SECOND, None);
+        counts.unplaced(SECOND, SECOND, None, u32::try_from(kill).unwrap());
     }
     assert_eq!(counts.waiting.len(), MAX_WAITING);
     for kills in 1..1000 {
@@ -245,7 +245,7 @@ fn a_mark_is_told_however_long_after_its_count_it_comes() {
     counts.counted(&reading(1, SECOND, 3));
     assert_eq!(counts.due(SECOND + GRACE_NS), [], "a count alone only says where");
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
-    assert_eq!(counts.unplaced(8, SECOND, None), None);
-    assert_eq!(counts.unplaced(9, SECOND, Some(path(1))), None);
+    assert_eq!(counts.unplaced(SECOND, SECOND, None, 8), None);
+    assert_eq!(counts.unplaced(SECOND, SECOND, Some(path(1)), 9), None);
     assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(8, None), Told::Witnessed(9, None)]);
 }

@@ -28,7 +28,7 @@ impl Correlator {
             let witness = Witness::Marked(Box::new(victim.clone()));
             let told = match victim.memcg {
                 Some(memcg) => counts.witnessed(memcg, victim.boot_ns, false, witness),
-                None => counts.unplaced(witness, victim.boot_ns, None),
+                None => counts.unplaced(victim.boot_ns, victim.boot_ns, None, witness),
             };
             return self.tell(told, out);
         }

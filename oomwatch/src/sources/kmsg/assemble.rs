@@ -42,6 +42,13 @@ pub(super) struct Assembler {
     group: Option<Group>,
 }
 
+/// When a record was written and read, nanoseconds of `CLOCK_BOOTTIME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) written_ns: u64,
+    pub(super) read_ns: u64,
+}
+
 /// A dump under way.
 #[derive(Debug, Default)]
 struct Dump {
@@ -51,12 +58,12 @@ struct Dump {
 }
 
 impl Assembler {
-    /// Takes in a record read at `boot_ns`; the kill before it, if there was one that it does not belong to. A new kill
+    /// Takes in a record; the kill before it, if there was one that it does not belong to. A new kill
     /// is completed at once, for its task may soon be gone.
     pub(super) fn take(
         &mut self,
         record: &Record,
-        boot_ns: u64,
+        times: Times,
         complete: impl FnOnce(&mut LoggedKill),
     ) -> Option<LoggedKill> {
         if !record.of_kernel {
@@ -93,7 +100,7 @@ impl Assembler {
             }
             Line::Killed(killed) => {
                 let before = self.flush();
-                let mut kill = self.kill(killed, record, boot_ns);
+                let mut kill = self.kill(killed, record, times);
                 complete(&mut kill);
                 leave_group(&mut kill);
                 self.last = Some((kill, false));
@@ -115,7 +122,7 @@ impl Assembler {
     /// The last kill, where nothing followed it for long enough.
     pub(super) fn settled(&mut self, now_ns: u64, at_once: bool) -> Option<LoggedKill> {
         let (kill, _) = self.last.as_ref()?;
-        if at_once || now_ns >= kill.boot_ns.saturating_add(SETTLE_NS) { self.flush() } else { None }
+        if at_once || now_ns >= kill.read_ns.saturating_add(SETTLE_NS) { self.flush() } else { None }
     }
 
     /// A kill waits for what follows it.
@@ -165,11 +172,12 @@ impl Assembler {
         });
     }
 
-    fn kill(&mut self, killed: Killed, record: &Record, boot_ns: u64) -> LoggedKill {
+    fn kill(&mut self, killed: Killed, record: &Record, times: Times) -> LoggedKill {
         let Dump { trigger, usage, summary } = std::mem::take(&mut self.dump);
         let Killed { of_memcg, tid, comm, memory, uid, oom_score_adj } = killed;
         let mut kill = LoggedKill {
-            boot_ns,
+            boot_ns: times.written_ns,
+            read_ns: times.read_ns,
             seq: record.seq,
             pid: None,
             tid,

@@ -1,4 +1,8 @@
 use super::*;
+
+fn at(read_ns: u64) -> Times {
+    Times { written_ns: read_ns, read_ns }
+}
 use crate::{cgroup_path::CgroupPath, observation::VictimMemory};
 
 /// Linux 6.18, cgroup v1; what it holds is in the README beside it.
@@ -14,7 +18,7 @@ fn records(log: &[u8]) -> Vec<Record> {
 fn kills(records: &[Record]) -> Vec<LoggedKill> {
     let mut assembler = Assembler::default();
     let mut kills: Vec<LoggedKill> =
-        records.iter().filter_map(|record| assembler.take(record, record.micros * 1000, |_| {})).collect();
+        records.iter().filter_map(|record| assembler.take(record, at(record.micros * 1000), |_| {})).collect();
     kills.extend(assembler.flush());
     kills
 }
@@ -114,9 +118,9 @@ fn a_dump_without_its_kill_is_not_the_next_ones() {
 fn lines_that_are_missing_part_what_was_before_from_what_comes() {
     let records = log(&[&summary("/a", "/a", "x", 5), &killed(6, "y")]);
     let mut assembler = Assembler::default();
-    assert_eq!(assembler.take(&records[0], 0, |_| {}), None);
+    assert_eq!(assembler.take(&records[0], at(0), |_| {}), None);
     assert_eq!(assembler.interrupted(), None);
-    assert_eq!(assembler.take(&records[1], 0, |_| {}), None);
+    assert_eq!(assembler.take(&records[1], at(0), |_| {}), None);
     assert_eq!(task_memcg(&assembler.flush().unwrap()), None);
 }
 
@@ -184,7 +188,7 @@ fn neither_a_slow_console_nor_another_kill_is_taken_for_the_end_or_a_member_of_a
                 kill.task_memcg = Some(LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None });
             }
         };
-        kills.extend(assembler.take(record, 0, elsewhere));
+        kills.extend(assembler.take(record, at(0), elsewhere));
     }
     kills.extend(assembler.flush());
     let seen: Vec<_> = kills.iter().map(|kill| (kill.tid, kill.again, kill.group.is_some())).collect();

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod line;
+mod log_clock;
 mod record;
 
 use std::time::Duration;
@@ -13,7 +14,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::mpsc::Sender;
 
-use self::{assemble::Assembler, record::Record};
+use self::{
+    assemble::{Assembler, Times},
+    log_clock::LogClock,
+    record::Record,
+};
 use super::{readable, totals::Totals};
 use crate::{
     clock,
@@ -67,7 +72,13 @@ pub(crate) async fn run(
     let Start { log, hierarchy, reads_totals } = start;
     let log = readable::watch(log).context("watch the kernel's log")?;
     let mut totals = reads_totals.then(Totals::default);
-    let mut reader = Reader { assembler: Assembler::default(), buffer: Buffer::default(), next_seq: None, hierarchy };
+    let mut reader = Reader {
+        assembler: Assembler::default(),
+        clock: LogClock::default(),
+        buffer: Buffer::default(),
+        next_seq: None,
+        hierarchy,
+    };
     if let Some(total) = totals.as_mut().and_then(Totals::read) {
         out.send(Observation::KillTotal(total)).await.context("pass on an observation")?;
     }
@@ -115,6 +126,7 @@ async fn due(totals: Option<&Totals>) {
 
 struct Reader {
     assembler: Assembler,
+    clock: LogClock,
     buffer: Buffer,
     /// Number of the record that comes next, where one was read.
     next_seq: Option<u64>,
@@ -154,7 +166,9 @@ impl Reader {
                 hierarchy.complete(kill);
             }
         };
-        let kill = self.assembler.take(record, clock::boot_ns(), complete);
+        let read_ns = clock::boot_ns();
+        let written_ns = self.clock.written_ns(record.micros, read_ns);
+        let kill = self.assembler.take(record, Times { written_ns, read_ns }, complete);
         read.extend(kill.map(logged));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -67,19 +69,23 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
-/// At most so many characters of a name; of a path its end, which tells more.
+/// At most so many columns of a name, of which some characters take two; of a path its end, which tells more.
 pub(super) fn shortened(name: &str, most: usize) -> String {
-    let length = name.chars().count();
-    if length <= most {
+    if name.width() <= most {
         return name.to_owned();
     }
-    let kept = most.saturating_sub(1);
+    let mut room = most.saturating_sub(1);
+    let fits = |c: &char| {
+        let width = c.width().unwrap_or_default();
+        let fits = width <= room;
+        room = if fits { room - width } else { 0 };
+        fits
+    };
     if name.starts_with('/') {
-        let end: String = name.chars().skip(length - kept).collect();
-        format!("…{end}")
+        let end: Vec<char> = name.chars().rev().take_while(fits).collect();
+        format!("…{}", end.into_iter().rev().collect::<String>())
     } else {
-        let begin: String = name.chars().take(kept).collect();
-        format!("{begin}…")
+        format!("{}…", name.chars().take_while(fits).collect::<String>())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use unicode_width::UnicodeWidthStr as _;
+
 use super::figures::{shortened, shown, size, speed, time};
 use crate::{
     inventory::Row,
@@ -152,7 +154,7 @@ impl Style {
     fn columns(self, rows: &[Row]) -> (Vec<Column>, usize) {
         let mut columns = Column::ALL.to_vec();
         let natural = |column: Column| {
-            let cells = rows.iter().map(|row| column.cell(row).chars().count());
+            let cells = rows.iter().map(|row| column.cell(row).width());
             cells.chain([column.title().len()]).max().unwrap_or_default()
         };
         let longest_name = natural(Column::Name);

@@ -73,14 +73,20 @@ fn eighty_columns_are_enough() {
 
 #[test]
 fn every_width_of_a_terminal_is_kept_to() {
-    let rows =
-        [row("checkout-service-7d9c4b5f6-x2v9q", 486, Some(512)), row("/a/b/c/d/e/f/g/h/i/j", 10_000, Some(65_536))];
+    let names = [
+        "checkout-service-7d9c4b5f6-x2v9q",
+        "/a/b/c/d/e/f/g/h/i/j",
+        "決済サービス-本番環境",
+        "/データ/ベース/🦀",
+        "e\u{301}te\u{301}",
+    ];
+    let rows = names.map(|name| row(name, 486, Some(65_536)));
     for width in 46..200 {
         for line in table(&rows, Some(width)) {
-            assert!(line.chars().count() <= width, "{width}: {line}");
+            assert!(line.width() <= width, "{width}: {line}");
         }
     }
-    assert_eq!(table(&rows, Some(1)).len(), 3, "a terminal of no width is no reason to fail");
+    assert_eq!(table(&rows, Some(1)).len(), 1 + rows.len(), "a terminal of no width is no reason to fail");
 }
 
 #[test]
@@ -120,4 +126,12 @@ fn a_hostile_name_stays_on_its_line_and_steers_nothing() {
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(lines[1].contains("evil\\u{1b}[2J\\u{a}WRN"), "{lines:#?}");
     assert!(lines.iter().all(|line| !line.chars().any(|c| c.is_control() || c == '\u{202e}')), "{lines:#?}");
+}
+
+#[test]
+fn characters_that_take_two_columns_move_nothing_out_of_its_column() {
+    let rows = [row("決済サービス-本番環境", 486, Some(512)), row("a", 486, Some(512))];
+    let ends: Vec<usize> = table(&rows, Some(80)).iter().map(|line| line.width()).collect();
+    assert_eq!(ends, [80, 80, 80]);
+    assert!(table(&rows, Some(80))[1].contains("決済サービス-本…"), "{:#?}", table(&rows, Some(80)));
 }

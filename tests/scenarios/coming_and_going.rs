@@ -1,5 +1,7 @@
 //! `--workload-events`: workloads outside gVisor as they come and go.
 
+#![expect(clippy::panic, reason = "a test fails by a panic, its helpers too")]
+
 use support::{Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Hog, Output, Runtime, require, wait_for};
 
 const LIMIT_MIB: u64 = 48;

@@ -94,11 +94,7 @@ struct Double {
 /// All counts and witnesses.
 #[derive(Debug)]
 pub(super) struct Counts<W> {
-    has_counters: bool,
-    has_witnesses: bool,
-    /// A count without a witness is a kill. Where a program sees every mark it only says where one was: Linux before 6.1
-    /// counts the first victim of a group kill twice, and what the program lost is told by the comparison with all kills.
-    tells_counts: bool,
+    counting: Counting,
     tallies: HashMap<MemcgId, Tally>,
     /// Of cgroups not known here some counts are from before.
     incomplete: bool,
@@ -186,9 +182,7 @@ impl Tally {
 impl<W> Counts<W> {
     pub(super) fn new(counting: Counting) -> Self {
         Self {
-            has_counters: counting.counters,
-            has_witnesses: counting.log || counting.marks,
-            tells_counts: !counting.marks,
+            counting,
             tallies: HashMap::new(),
             incomplete: false,
             rising: BTreeSet::new(),
@@ -241,7 +235,7 @@ impl<W> Counts<W> {
 
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
-        let tells_counts = self.tells_counts;
+        let tells_counts = !self.counting.marks;
         self.active.insert(memcg);
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
         tally.killed_ns = tally.killed_ns.max(now_ns);
@@ -284,7 +278,7 @@ impl<W> Counts<W> {
         within: Option<CgroupPath>,
         witness: W,
     ) -> Option<Told<W>> {
-        if !self.has_counters {
+        if !self.counting.counters {
             return Some(Told::Witnessed(witness, None));
         }
         self.latest_ns = self.latest_ns.max(now_ns);
@@ -394,7 +388,7 @@ impl<W> Counts<W> {
     }
 
     fn grace(&self) -> u64 {
-        if self.has_witnesses { GRACE_NS } else { ALONE_NS }
+        if self.counting.log || self.counting.marks { GRACE_NS } else { ALONE_NS }
     }
 
     /// `None` where there is no room for another one.
@@ -500,7 +494,9 @@ impl<W> Counts<W> {
                 Told::Twice(memcg)
             } else {
                 tally.alone += 1;
-                if !self.tells_counts {
+                // Where a program sees every mark a count only says where one was: Linux before 6.1 counts the first
+                // victim of a group kill twice, and what the program lost is told by the comparison with all kills.
+                if self.counting.marks {
                     continue;
                 }
                 tally.alone_ns.push_back(now_ns);

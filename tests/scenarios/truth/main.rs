@@ -72,7 +72,9 @@ fn what_each_rung_says_of_each_kind_of_kill() {
         }
     }
     for (tier, events) in of_wrong {
-        events.iter().for_each(|event| writeln!(out, "{tier}: {event}").expect("write an event"));
+        for event in events {
+            writeln!(out, "{tier}: {event}").expect("write an event");
+        }
     }
     assert!(wrong.is_empty(), "better no answer than a wrong one: {wrong:#?}");
 }

@@ -3,6 +3,7 @@
 
 mod many;
 mod original;
+mod plot;
 mod poll;
 mod report;
 pub(crate) mod synthetic;

@@ -96,7 +96,7 @@ impl FromIterator<Duration> for Samples {
 }
 
 impl Samples {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 

@@ -60,7 +60,7 @@ pub(super) struct Host {
     pub(super) sandboxes: Vec<Workload>,
     pub(super) containers: Vec<Workload>,
     /// Bundles of the sandboxes.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// One of them.
@@ -72,15 +72,23 @@ pub(super) struct Workload {
 }
 
 impl Host {
-    /// So many of each half.
-    pub(super) fn fill(hierarchy: &Hierarchy, each: usize) -> anyhow::Result<Self> {
-        let containers = (0..each).map(|_| Workload::container(hierarchy)).collect::<anyhow::Result<_>>()?;
+    /// None of them yet.
+    pub(super) fn new() -> anyhow::Result<Self> {
         // runsc executes itself as `/proc/self/exe`, so its sentries have that name.
         let folder = tempfile::tempdir().context("make a folder")?;
         let program = folder.path().join("exe");
         symlink(env::current_exe().context("find this program")?, &program).context("link this program")?;
-        let sandboxes = (0..each).map(|_| Workload::sandbox(hierarchy, &program)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { sandboxes, containers, _folder: folder })
+        Ok(Self { sandboxes: Vec::new(), containers: Vec::new(), folder })
+    }
+
+    /// Starts what is missing to so many of each half.
+    pub(super) fn fill(&mut self, hierarchy: &Hierarchy, each: usize) -> anyhow::Result<()> {
+        let program = self.folder.path().join("exe");
+        while self.sandboxes.len() < each {
+            self.containers.push(Workload::container(hierarchy)?);
+            self.sandboxes.push(Workload::sandbox(hierarchy, &program)?);
+        }
+        Ok(())
     }
 }
 

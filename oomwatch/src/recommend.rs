@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write as _,
+    io::ErrorKind,
     path::{self, Path},
     process::ExitCode,
 };
@@ -73,6 +74,9 @@ fn left(state_dir: &Path, no_agent: &str) -> anyhow::Result<History> {
         Ok(json) => json,
         Err(HostError::Gone { .. }) => {
             bail!("nothing was seen yet: {no_agent}; there is no {} either", file.display())
+        }
+        Err(HostError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+            bail!("{} is for root only; run this as root, for example with sudo", file.display())
         }
         Err(error) => return Err(error.into()),
     };

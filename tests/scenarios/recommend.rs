@@ -1,9 +1,14 @@
 //! `oomwatch recommend`: advice from several runs, also after a restart of the agent and without one.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+};
 
 use serde_json::Value;
-use support::{AskedAgent, Cgroup, Hog, Place, require, unique_name};
+use support::{
+    AskedAgent, Capability, Cgroup, Hog, Place, agent_command, require, run, unique_name, without_capabilities,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -108,4 +113,21 @@ fn without_an_agent_and_its_state_one_sentence_says_so() {
     let finished = place.ask("recommend", &["--state-dir", state.to_str().expect("text")]);
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
     assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+}
+
+#[test]
+fn a_history_that_is_not_for_this_user_is_named_with_what_to_do() {
+    require!(Agent);
+    let place = Place::new();
+    let (state, file) = (place.state(), place.state().join("history.json"));
+    fs::create_dir_all(&state).expect("make the folder");
+    fs::write(&file, "{}").expect("write");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("close it");
+    chown(&file, Some(1), Some(1)).expect("give it away");
+    let mut command = agent_command(&["recommend", "--socket", "none", "--state-dir", state.to_str().expect("text")]);
+    without_capabilities(&mut command, &[Capability::DacOverride, Capability::DacReadSearch]);
+    let finished = run(&mut command);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+    let said = format!("{} is for root only; run this as root", file.display());
+    assert!(finished.stderr.contains(&said) && finished.stderr.lines().count() == 1, "{finished:?}");
 }

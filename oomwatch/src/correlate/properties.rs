@@ -168,6 +168,70 @@ proptest! {
         prop_assert_eq!(told(&mut Correlator::new(INFERRED, "boot"), observations), expected);
     }
 
+    /// Members come in any order and any number of times, between those of other runs: each run is one incident with
+    /// its own members, summed once.
+    #[test]
+    fn a_group_kill_is_one_incident_with_its_members(
+        sizes in vec(1..6_usize, 1..6),
+        keys in vec(any::<u32>(), 120),
+        copies in vec(1..3_usize, 30),
+    ) {
+        let total: usize = sizes.iter().sum();
+        let mut victims = victims(&vec![Mark { cgroup: 0, kill: true }; total], true);
+        let run_of: Vec<usize> = sizes.iter().enumerate().flat_map(|(run, size)| vec![run; *size]).collect();
+        for (victim, run) in victims.iter_mut().zip(&run_of) {
+            victim.levels[0].oom_group = true;
+            let size = u32::try_from(sizes[*run]).unwrap();
+            victim.run = victim.run.take().map(|it| Run {
+                started_ns: u64::try_from(*run).unwrap() + 1,
+                oom_memcg: it.oom_memcg.map(|level| Level { oom_group: true, ..level }),
+                victims: size,
+                ..it
+            });
+        }
+        let mut seen: Vec<(u32, Observation)> = Vec::new();
+        let mut keys = keys.into_iter().cycle();
+        for (victim, copies) in victims.iter().zip(&copies) {
+            seen.extend((0..*copies).map(|_| (keys.next().unwrap(), Observation::Victim(Box::new(victim.clone())))));
+        }
+        // What a run's end cannot come before is each of its members once.
+        for run in 0..sizes.len() {
+            let of_run = |observation: &Observation| match observation {
+                Observation::Victim(victim) => victim.run.as_ref().unwrap().started_ns == run as u64 + 1,
+                _ => false,
+            };
+            let last = seen.iter().filter(|(_, it)| of_run(it)).map(|(key, _)| *key).max().unwrap();
+            let member = victims.iter().zip(&run_of).find(|(_, of)| **of == run).unwrap().0;
+            seen.push((last, ended(member).unwrap()));
+        }
+        seen.sort_by_key(|(key, _)| *key);
+        let mut correlator = Correlator::new(EXACT, "boot");
+        let mut outputs: Vec<Output> = seen.into_iter().flat_map(|(_, it)| correlator.observe(it)).collect();
+        outputs.extend(correlator.finish());
+        let findings: Vec<Finding> = outputs.into_iter().filter_map(|output| match output {
+            Output::Found(finding) => Some(*finding),
+            _ => None,
+        }).collect();
+        let mut incidents = BTreeSet::new();
+        for run in 0..sizes.len() {
+            let moments: Vec<u64> =
+                victims.iter().zip(&run_of).filter(|(_, of)| **of == run).map(|(victim, _)| victim.boot_ns).collect();
+            let is_member = |finding: &&Finding| {
+                matches!(finding.body, Body::OomKill(_)) && moments.contains(&finding.boot_ns)
+            };
+            let members: Vec<&Finding> = findings.iter().filter(is_member).collect();
+            prop_assert_eq!(members.len(), sizes[run]);
+            let incident = members[0].incident_id.clone();
+            prop_assert!(members.iter().all(|member| member.incident_id == incident));
+            let sums: Vec<u32> = findings.iter().filter(|finding| finding.incident_id == incident).filter_map(|finding| {
+                if let Body::OomGroupKill(group) = &finding.body { Some(group.victims) } else { None }
+            }).collect();
+            prop_assert_eq!(sums, [u32::try_from(sizes[run]).unwrap()]);
+            incidents.insert(incident);
+        }
+        prop_assert_eq!(incidents.len(), sizes.len());
+    }
+
     /// A reading that comes before the news of kills it already holds takes none of them away.
     #[test]
     fn a_reading_ahead_of_the_ring_loses_no_kill(count in 1..20_u64, read_after in 0..20_u64) {

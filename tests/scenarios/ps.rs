@@ -1,7 +1,7 @@
 //! `oomwatch ps`: what is under watch, runc and gVisor alike.
 
 use serde_json::Value;
-use support::{Cgroup, Container, Hog, Place, Runtime, require};
+use support::{Cgroup, Container, Hog, Place, Runtime, agent_command, require, run_on_terminal};
 
 const MIB: u64 = 1 << 20;
 
@@ -34,7 +34,7 @@ fn a_container_and_a_cgroup_with_a_limit_are_shown_nearest_to_the_limit_first() 
     container.go();
     assert_eq!(container.line(), "full");
     let cgroup = Cgroup::scratch().limited_to_mib(64);
-    let mut hog = Hog::ready_in(&cgroup, ["eat=50", "say=full", "wait"]);
+    let mut hog = Hog::ready_in(&cgroup, ["eat=54", "say=full", "wait"]);
     hog.go();
     hog.wait_until_it_says("full");
     let unlimited = Cgroup::scratch();
@@ -52,7 +52,7 @@ fn a_container_and_a_cgroup_with_a_limit_are_shown_nearest_to_the_limit_first() 
     assert!(row["peak_bytes"].as_u64() >= row["usage_bytes"].as_u64(), "{row}");
     let path = cgroup.path().to_str().unwrap();
     let is_cgroup = |row: &Value| row["workload"]["cgroup_path"] == path;
-    agent.wait_for_workload("the cgroup", |row| is_cgroup(row) && holds(row, 50));
+    agent.wait_for_workload("the cgroup", |row| is_cgroup(row) && holds(row, 54));
     let workloads = agent.workloads();
     let at = |wanted: &dyn Fn(&Value) -> bool| workloads.iter().position(wanted);
     assert!(at(&is_cgroup) < at(&is_container(container.id())), "not the nearest to its limit first: {workloads:#?}");
@@ -65,6 +65,21 @@ fn a_container_and_a_cgroup_with_a_limit_are_shown_nearest_to_the_limit_first() 
         (line_of(&table.stdout, &format!("cgroup {}", cgroup.id())), line_of(&table.stdout, container.id()));
     assert!(0 < above && above < below, "{}", table.stdout);
     assert!(!table.stdout.contains('\x1b'), "colours without a terminal: {:?}", table.stdout);
+    let on_terminal = |columns: u16, colour: &str| {
+        let mut command = agent_command(&["ps", "--socket", place.socket().to_str().unwrap()]);
+        command.env("NO_COLOR", colour);
+        run_on_terminal(command, columns).lines().map(|line| line.trim_end().to_owned()).collect::<Vec<String>>()
+    };
+    let coloured = on_terminal(80, "");
+    // 54 of 64 MiB and what the process is itself: near the limit, yet not beyond the threshold.
+    let short: String = format!("cgroup {}", cgroup.id()).chars().take(12).collect();
+    let of_cgroup = coloured.iter().find(|line| line.contains(&short)).unwrap();
+    assert!(of_cgroup.starts_with("\x1b[33m") && of_cgroup.ends_with("\x1b[0m"), "{of_cgroup:?}");
+    for columns in [60, 80, 120] {
+        let lines = on_terminal(columns, "1");
+        assert!(lines.iter().all(|line| line.chars().count() <= columns.into()), "{columns}: {lines:#?}");
+        assert!(!lines.concat().contains('\x1b'), "colours that were refused: {lines:#?}");
+    }
     drop(hog);
     agent.stop();
 }

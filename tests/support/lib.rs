@@ -45,7 +45,7 @@ pub use self::{
     http::{Reply, ask, get},
     machine::{Swap, Sysctl, in_guest, spare_this_process},
     mount::Mount,
-    program::{Capability, Finished, run, without_capabilities},
+    program::{Capability, Finished, run, run_on_terminal, without_capabilities},
     prometheus::{Prometheus, promtool_check},
     requirement::{Requirement, are_met, say_skipped},
     rootfs::Rootfs,

@@ -1,10 +1,20 @@
 //! Programs that run to their end, with their output; and with fewer privileges than root has.
 
 use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
     io::{self, Read as _},
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     process::{Command, Stdio},
     thread,
+};
+
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
 };
 
 use crate::{PROCESS_TIMEOUT, wait_for};
@@ -40,6 +50,24 @@ pub fn run(command: &mut Command) -> Finished {
     let status = wait_for(&format!("the end of {shown}"), PROCESS_TIMEOUT, || child.try_wait().expect("wait"));
     let text = |reader: thread::JoinHandle<io::Result<String>>| reader.join().expect("a reader").expect("UTF-8");
     Finished { code: status.code(), signal: status.signal(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// What a program writes to a terminal of so many columns.
+pub fn run_on_terminal(mut command: Command, columns: u16) -> String {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("a terminal");
+    let name = ptsname(&controller, Vec::new()).expect("its name");
+    let terminal = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.to_bytes()));
+    let terminal = terminal.expect("open the terminal");
+    tcsetwinsize(&terminal, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("its size");
+    command.stdin(Stdio::null()).stdout(terminal).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    drop(command);
+    let mut text = Vec::new();
+    // The last process that has it open ends it, which is an error.
+    drop(File::from(controller).read_to_end(&mut text));
+    assert!(child.wait().expect("wait").success());
+    String::from_utf8(text).expect("UTF-8")
 }
 
 /// Runs a program that must succeed; its output without the end of the last line.

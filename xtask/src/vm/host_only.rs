@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
         "every_output_at_once",
         "two thousand kills take too long here, and what leaves the agent is the same below every kernel",
     ),
+    ("configuration", SAME_EVERYWHERE),
     ("gvisor_accuracy", "gigabytes of memory that are touched page by page take too long here"),
     ("gvisor_host_root", SAME_EVERYWHERE),
     ("gvisor_docker", DOCKERD),
@@ -24,6 +25,7 @@ const FILES: &[(&str, &str)] = &[
     ("outputs", "python3 is not in the guest, and what leaves the agent is the same below every kernel"),
     ("otlp", "the collector stays on the host"),
     (PEERS, "`cargo xtask peers` runs it, with the peers"),
+    ("recommend", SAME_EVERYWHERE),
     ("shell", "the guest has neither bash nor man"),
     ("metrics", "Prometheus is too large for the guest, and the rest of it is the same on every kernel"),
 ];
@@ -58,6 +60,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),
     ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),
     ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
+    ("cgroup_gone", "containers_of_crun_that_die_in_their_first_moment_have_their_ids", SAME_EVERYWHERE),
+    ("restart", "a_container_that_was_killed_and_deleted_while_no_agent_ran_is_named", SAME_EVERYWHERE),
+    ("restart", "a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used", SAME_EVERYWHERE),
+    ("restart", "a_second_agent_with_the_same_state_says_so_and_keeps_nothing", SAME_EVERYWHERE),
+    ("restart", "kills_recorded_in_a_way_that_cannot_be_read_are_told_by_their_number", SAME_EVERYWHERE),
     (
         "reconcile",
         "kills_that_found_no_room_are_told_by_their_number",

@@ -213,20 +213,20 @@ proptest! {
             _ => None,
         }).collect();
         let mut incidents = BTreeSet::new();
-        for run in 0..sizes.len() {
+        for (run, size) in sizes.iter().enumerate() {
             let moments: Vec<u64> =
                 victims.iter().zip(&run_of).filter(|(_, of)| **of == run).map(|(victim, _)| victim.boot_ns).collect();
             let is_member = |finding: &&Finding| {
                 matches!(finding.body, Body::OomKill(_)) && moments.contains(&finding.boot_ns)
             };
             let members: Vec<&Finding> = findings.iter().filter(is_member).collect();
-            prop_assert_eq!(members.len(), sizes[run]);
+            prop_assert_eq!(members.len(), *size);
             let incident = members[0].incident_id.clone();
             prop_assert!(members.iter().all(|member| member.incident_id == incident));
             let sums: Vec<u32> = findings.iter().filter(|finding| finding.incident_id == incident).filter_map(|finding| {
                 if let Body::OomGroupKill(group) = &finding.body { Some(group.victims) } else { None }
             }).collect();
-            prop_assert_eq!(sums, [u32::try_from(sizes[run]).unwrap()]);
+            prop_assert_eq!(sums, [u32::try_from(*size).unwrap()]);
             incidents.insert(incident);
         }
         prop_assert_eq!(incidents.len(), sizes.len());

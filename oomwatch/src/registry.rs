@@ -240,24 +240,16 @@ impl Registry {
         self.containers().filter_map(|(memcg, workload)| Container::new(memcg, self.path(memcg)?, workload))
     }
 
-    /// What an earlier agent knew of a container, which may be gone by now.
+    /// What an earlier agent knew of a container that is gone by now.
     pub(crate) fn recall(&mut self, container: Container, now_ns: u64) {
         let (memcg, path) = (container.memcg(), container.path());
-        let known = Known { workload: container.into_workload(), container_depth: Some(path.depth()) };
-        match self.entries.entry(memcg) {
-            hash_map::Entry::Occupied(mut entry) => {
-                let entry = entry.get_mut();
-                if entry.path == path && entry.known.is_none() {
-                    entry.known = Some(known);
-                }
-            }
-            hash_map::Entry::Vacant(entry) => {
-                let looks = LOOK_AFTER_NS.len();
-                let known = Some(known);
-                entry.insert(Entry { path: path.clone(), known, looks, beginnings: 0, is_removed: true });
-                self.by_path.entry(path).or_insert(memcg);
-                self.removed.push_back((now_ns, memcg));
-            }
+        // One that lives is looked at, for its name may be another by now.
+        if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
+            let known = Some(Known { workload: container.into_workload(), container_depth: Some(path.depth()) });
+            let looks = LOOK_AFTER_NS.len();
+            entry.insert(Entry { path: path.clone(), known, looks, beginnings: 0, is_removed: true });
+            self.by_path.entry(path).or_insert(memcg);
+            self.removed.push_back((now_ns, memcg));
         }
     }
 

@@ -107,8 +107,9 @@ struct Cgroups {
     complete: bool,
     /// Hierarchy, id, kills accounted for.
     kills: Vec<(u32, u64, u64)>,
+    /// Each a [`Container`]; one that another version wrote is left out.
     #[serde(default)]
-    containers: Vec<Container>,
+    containers: Vec<serde_json::Value>,
 }
 
 impl StateDir {
@@ -136,7 +137,8 @@ impl StateDir {
         let found = state.read_cgroups().unwrap_or_else(|error| rebuilt("state.json", &error));
         let (cgroups, containers) = found.map_or((None, Vec::new()), |found| {
             let kills = found.kills.into_iter().map(|(hierarchy, id, kills)| (MemcgId { hierarchy, id }, kills));
-            (found.complete.then(|| kills.collect()), found.containers)
+            let containers = found.containers.into_iter().filter_map(|it| serde_json::from_value(it).ok());
+            (found.complete.then(|| kills.collect()), containers.collect())
         });
         Ok((state, Left { account, cgroups, containers }))
     }
@@ -183,7 +185,7 @@ impl StateDir {
             boot_id: self.boot_id.clone(),
             complete,
             kills: kept.collect(),
-            containers: containers.take(MAX_CONTAINERS).collect(),
+            containers: containers.take(MAX_CONTAINERS).filter_map(|it| serde_json::to_value(it).ok()).collect(),
         };
         Contents { folder: self.folder.clone(), cgroups }
     }

@@ -235,8 +235,8 @@ impl<W> Counts<W> {
 
     /// A kill with its cgroup. `again`: the kernel killed and counted this victim before.
     pub(super) fn witnessed(&mut self, memcg: MemcgId, now_ns: u64, again: bool, witness: W) -> Option<Told<W>> {
-        let tells_counts = !self.counting.marks;
         self.active.insert(memcg);
+        let has_marks = self.counting.marks;
         let Some(tally) = self.tally(memcg, now_ns) else { return (!again).then_some(Told::Witnessed(witness, None)) };
         tally.killed_ns = tally.killed_ns.max(now_ns);
         while tally.alone_ns.front().is_some_and(|at| now_ns.saturating_sub(*at) > LATE_NS) {
@@ -252,19 +252,9 @@ impl<W> Counts<W> {
             return None;
         }
         tally.witnessed += 1;
-        if !tells_counts && tally.alone > 0 {
+        if !tally.take_rise_of(now_ns) && has_marks && tally.alone > 0 {
             // Its count was let go.
             tally.alone -= 1;
-            return Some(Told::Witnessed(witness, None));
-        }
-        // The count was given to another that was told without its cgroup: it is this one's, and the other's is elsewhere.
-        if !tally.take_rise_of(now_ns) && tally.placed > 0 && tally.ahead() > 0 {
-            tally.placed -= 1;
-            if self.take_alone(now_ns, None) {
-                return None;
-            }
-            self.unplaced += 1;
-            self.unplaced_ns = now_ns;
         }
         self.note_rising(memcg);
         Some(if again { Told::Twice(memcg) } else { Told::Witnessed(witness, None) })

@@ -145,20 +145,6 @@ fn a_witness_without_a_cgroup_that_comes_after_its_count_was_told_is_not_told() 
 }
 
 #[test]
-fn a_kill_whose_count_was_given_to_another_is_told_and_the_others_count_is_not() {
-    let mut counts = both();
-    assert_eq!(counts.unplaced(SECOND, SECOND, None, 7), None);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
-    counts.counted(&reading(1, 2 * SECOND, 1));
-    assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Placed(memcg(1))]);
-    // That was another kill, whose line is read so late.
-    assert_eq!(counts.witnessed(memcg(1), 2 * SECOND - MS, false, 8), Some(Told::Witnessed(8, None)));
-    counts.counted(&reading(2, 2 * SECOND + 2 * GRACE_NS, 1));
-    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(2))]);
-    assert!(!counts.waits());
-}
-
-#[test]
 fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));

@@ -38,19 +38,20 @@ impl MemoryHierarchy {
         Ok(limit.map(|limit| limit.bytes().filter(|bytes| *bytes < NO_LIMIT)))
     }
 
-    /// Whether a kill in a cgroup takes it, or one around it up to the first with a limit, as a whole: their
-    /// `memory.oom.group`. Cgroup v1 has none.
-    pub fn kills_groups(&self, root: &HostRoot, path: &CgroupPath) -> bool {
+    /// The cgroup that a kill in this one takes as a whole: the outermost with `memory.oom.group`, itself or around it,
+    /// up to the first with a limit, which is taken for the one that was hit. Cgroup v1 has none.
+    pub fn killed_as_group(&self, root: &HostRoot, path: &CgroupPath) -> Option<CgroupPath> {
+        let mut outermost = None;
         for depth in (1..=path.depth()).rev() {
-            let Some(around) = path.ancestor(depth) else { return false };
+            let around = path.ancestor(depth)?;
             if self.limit_file(root, &around, "memory.oom.group").is_some_and(|text| text.trim_ascii() == b"1") {
-                return true;
+                outermost = Some(around.clone());
             }
             if !matches!(self.own_limit(root, &around), Ok(Some(None))) {
-                return false;
+                break;
             }
         }
-        false
+        outermost
     }
 
     /// The lowest limit of a cgroup and its ancestors; `Some(None)` is none, `None` one that cannot be read. `stat` is

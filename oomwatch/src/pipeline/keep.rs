@@ -18,7 +18,7 @@ const LOOK_NS: u64 = 20_000_000;
 /// From a change to the next `state.json`.
 const SAVE_AFTER_NS: u64 = 1_000_000_000;
 /// The same of containers: it has all of them.
-const SAVE_CONTAINERS_AFTER_NS: u64 = 2_000_000_000;
+const SAVE_CONTAINERS_AFTER_NS: u64 = 5_000_000_000;
 
 /// How long the end waits for the disk.
 const LAST_NOTE: Duration = Duration::from_secs(1);

@@ -201,9 +201,11 @@ impl Pipeline {
                 }
                 self.describe(memcg);
             }
-            // What is no container for a moment may yet turn out to be a gVisor sandbox'.
-            let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| entry.last.is_some());
-            if told.is_some_and(|told| !told.started && (told.is_container || is_settled)) {
+            // What no runtime is known of yet may turn out to be a gVisor sandbox'.
+            let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| {
+                entry.last.is_some() || !matches!(entry.workload.runtime, Runtime::Unknown | Runtime::Process)
+            });
+            if told.is_some_and(|told| !told.started) && is_settled {
                 let started = self.workload_started(memcg, measurement.limit, measurement.boot_ns);
                 if let Some(told) = self.cgroups.told.get_mut(&memcg) {
                     told.started = started;

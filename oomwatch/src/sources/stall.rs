@@ -31,8 +31,8 @@ pub(crate) struct Of<'a> {
 pub(crate) struct Stall {
     read_ns: Option<u64>,
     last: Option<Pressure>,
-    /// It is above the line, and that was told.
-    told: bool,
+    /// It is above this line, and that was told.
+    told: Option<u8>,
 }
 
 impl Stall {
@@ -55,13 +55,14 @@ impl Stall {
     /// Told once; again after it fell below half of the line, for the average of ten seconds goes up and down.
     fn observe(&mut self, pressure: Option<Pressure>, line_percent: Option<u8>) -> Option<Pressure> {
         self.last = pressure;
-        let (pressure, line) = (pressure?, f64::from(line_percent?));
+        self.told = self.told.filter(|told| Some(*told) == line_percent);
+        let (pressure, line_percent) = (pressure?, line_percent?);
+        let line = f64::from(line_percent);
         if pressure.some_avg10 >= line {
-            (!std::mem::replace(&mut self.told, true)).then_some(pressure)
-        } else {
-            self.told &= pressure.some_avg10 >= line / 2.0;
-            None
+            return self.told.replace(line_percent).is_none().then_some(pressure);
         }
+        self.told = self.told.filter(|_| pressure.some_avg10 >= line / 2.0);
+        None
     }
 }
 
@@ -80,6 +81,10 @@ mod tests {
     fn passing_the_line_is_told_once_until_it_is_over() {
         assert_eq!(told(&[0.0, 9.9, 10.0, 50.0, 9.0, 11.0, 5.0, 12.0, 4.9, 13.0], Some(10)), [10.0, 13.0]);
         assert!(told(&[0.0, 100.0], None).is_empty());
+        let mut stall = Stall::default();
+        let mut passes = |line| stall.observe(Some(Pressure { some_avg10: 60.0, full_avg10: 0.0 }), line).is_some();
+        let lines = [Some(10), Some(10), Some(50), None, Some(50)];
+        assert_eq!(lines.map(&mut passes), [true, false, true, false, true], "another line is another matter");
         assert_eq!(told(&[99.99, 100.0], Some(100)), [100.0]);
     }
 }

@@ -236,7 +236,9 @@ impl Watcher {
                 watched.watch.skip(now_ns);
             }
         }
-        Some(watched.next(self.wanted, now_ns))
+        // Cgroup v1 has no pressure to be looked for.
+        let pressure_percent = self.wanted.pressure_percent.filter(|_| self.hierarchy.version == 2);
+        Some(watched.next(Wanted { pressure_percent, ..self.wanted }, now_ns))
     }
 }
 

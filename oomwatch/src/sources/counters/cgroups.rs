@@ -33,8 +33,10 @@ struct Cgroup {
     watched: Watched,
     /// Counters as last told: kills, group kills.
     told: (u64, Option<u64>),
-    /// Group kills concluded, where the kernel does not count them, and the last of them.
+    /// Group kills concluded, where the kernel does not count them, and when a kill of the last of them was read.
     concluded: (u64, u64),
+    /// Its counters were read: what rises from now on is news.
+    looked: bool,
 }
 
 /// What a watch is on.
@@ -234,7 +236,7 @@ impl Cgroups {
             self.out.push(Observation::CgroupMade(made));
         }
         self.by_path.insert(path.clone(), memcg);
-        self.by_id.insert(memcg, Cgroup { path, watched, told: (0, None), concluded: (0, 0) });
+        self.by_id.insert(memcg, Cgroup { path, watched, told: (0, None), concluded: (0, 0), looked: false });
         self.look(memcg);
     }
 
@@ -273,31 +275,56 @@ impl Cgroups {
         if !self.counts {
             return;
         }
-        let Some(cgroup) = self.by_id.get_mut(&memcg) else { return };
+        let Some(cgroup) = self.by_id.get(&memcg) else { return };
         match self.hierarchy.own_counters(memcg, &cgroup.path) {
-            Ok(mut counters) => {
-                let Counters { local_oom_kill: Some(kills), mut local_oom_group_kill, boot_ns, .. } = counters else {
-                    return;
-                };
-                let (told, groups) = cgroup.told;
-                if self.hierarchy.version == 2 && local_oom_group_kill.is_none() {
-                    let (concluded, last_ns) = &mut cgroup.concluded;
-                    if kills > told
-                        && boot_ns.saturating_sub(*last_ns) > ONE_GROUP_NS
-                        && self.hierarchy.kills_groups(&self.root, &cgroup.path)
-                    {
-                        (*concluded, *last_ns) = (*concluded + 1, boot_ns);
-                    }
-                    local_oom_group_kill = Some(*concluded);
-                    counters.local_oom_group_kill = local_oom_group_kill;
-                }
-                if kills != told || local_oom_group_kill.unwrap_or(0) != groups.unwrap_or(0) {
-                    cgroup.told = (kills, local_oom_group_kill);
-                    self.out.push(Observation::Counted(counters));
-                }
-            }
+            Ok(counters) => self.take(counters),
             Err(HostError::Gone { .. }) => self.remove(memcg),
             Err(error) => tracing::debug!(%error, "a counter is not read"),
+        }
+    }
+
+    fn take(&mut self, counters: Counters) {
+        let Counters { memcg, local_oom_kill: Some(kills), local_oom_group_kill, boot_ns, .. } = counters else {
+            return;
+        };
+        let Some(cgroup) = self.by_id.get_mut(&memcg) else { return };
+        let (told, groups) = cgroup.told;
+        let has_news = kills != told || local_oom_group_kill.unwrap_or(0) != groups.unwrap_or(0);
+        let looked = std::mem::replace(&mut cgroup.looked, true);
+        if !has_news {
+            return;
+        }
+        cgroup.told = (kills, local_oom_group_kill);
+        if self.hierarchy.version == 2 && local_oom_group_kill.is_none() {
+            let path = cgroup.path.clone();
+            if looked && kills > told {
+                self.conclude_group(&path, boot_ns);
+            }
+            let concluded = self.by_id.get(&memcg).map(|cgroup| cgroup.concluded.0);
+            self.out.push(Observation::Counted(Counters { local_oom_group_kill: concluded, ..counters }));
+        } else {
+            self.out.push(Observation::Counted(counters));
+        }
+    }
+
+    /// Before Linux 5.17 group kills are not counted, but their first victim is counted twice. Told of the cgroup that
+    /// was killed as a whole, before the kills in it.
+    fn conclude_group(&mut self, path: &CgroupPath, boot_ns: u64) {
+        let Some(group) = self.hierarchy.killed_as_group(&self.root, path) else { return };
+        let memcg = self.by_path.get(&group).copied();
+        let Some((memcg, cgroup)) = memcg.and_then(|memcg| Some((memcg, self.by_id.get_mut(&memcg)?))) else { return };
+        let (concluded, last_ns) = &mut cgroup.concluded;
+        let is_same = *concluded > 0 && boot_ns.saturating_sub(*last_ns) <= ONE_GROUP_NS;
+        *last_ns = boot_ns;
+        if is_same {
+            return;
+        }
+        *concluded += 1;
+        let concluded = Some(*concluded);
+        if group != *path
+            && let Ok(counters) = self.hierarchy.own_counters(memcg, &group)
+        {
+            self.out.push(Observation::Counted(Counters { local_oom_group_kill: concluded, ..counters }));
         }
     }
 

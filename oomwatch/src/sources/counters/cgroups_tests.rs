@@ -106,29 +106,41 @@ fn what_no_hint_told_of_is_found_by_the_next_scan() {
 }
 
 #[test]
-fn group_kills_that_the_kernel_does_not_count_are_concluded() {
+fn group_kills_that_the_kernel_does_not_count_are_concluded_once_for_the_group() {
     let (files, mut cgroups) = Files::new();
     let write = |file: &str, text: &str| fs::write(files.0.path().join(file), text).unwrap();
-    files.cgroup("pod", 0);
-    files.cgroup("pod/c", 0);
+    for cgroup in ["pod", "pod/a", "pod/b"] {
+        files.cgroup(cgroup, 0);
+        write(&format!("{cgroup}/memory.max"), "max\n");
+    }
     write("pod/memory.oom.group", "1\n");
     write("pod/memory.max", "1048576\n");
-    let groups = |cgroups: &mut Cgroups| -> Vec<Option<u64>> {
+    let groups = |cgroups: &mut Cgroups| -> Vec<String> {
         cgroups.turn(SECOND);
         let counted = cgroups.take_observations().into_iter().filter_map(|observation| match observation {
-            Observation::Counted(counters) => Some(counters.local_oom_group_kill),
+            Observation::Counted(counters) => {
+                let path = String::from_utf8(counters.path.as_bytes().to_vec()).unwrap();
+                Some(format!(
+                    "{path} {} {:?}",
+                    counters.local_oom_kill.unwrap(),
+                    counters.local_oom_group_kill.unwrap()
+                ))
+            }
             _ => None,
         });
         counted.collect()
     };
     groups(&mut cgroups);
-    // A limit below it: the group is not that of what is killed for this.
-    write("pod/c/memory.max", "4096\n");
-    files.count("pod/c", 1);
-    assert_eq!(groups(&mut cgroups), [Some(0)]);
-    write("pod/c/memory.max", "max\n");
-    files.count("pod/c", 3);
-    assert_eq!(groups(&mut cgroups), [Some(1)]);
-    files.count("pod/c", 4);
-    assert_eq!(groups(&mut cgroups), [Some(1)], "of the same");
+    // A limit below it: what is killed for this is not of the group.
+    write("pod/a/memory.max", "4096\n");
+    files.count("pod/a", 1);
+    assert_eq!(groups(&mut cgroups), ["/pod/a 1 0"]);
+    write("pod/a/memory.max", "max\n");
+    files.count("pod/a", 3);
+    assert_eq!(groups(&mut cgroups), ["/pod 0 1", "/pod/a 3 0"]);
+    files.count("pod/b", 2);
+    files.count("pod/a", 4);
+    let mut told = groups(&mut cgroups);
+    told.sort();
+    assert_eq!(told, ["/pod/a 4 0", "/pod/b 2 0"], "of the same");
 }

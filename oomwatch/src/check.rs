@@ -97,8 +97,7 @@ fn report(args: &CheckArgs) -> Report {
     );
     degraded.extend(sight.iter().flat_map(|sight| sight.degraded.iter().cloned()));
     let hooks = sight.iter().flat_map(|sight| sight.hooks.iter().cloned()).chain(ladder::below(wish));
-    let hooks = hooks.chain(beside(&args.host, wish, sight.as_ref()));
-    let features = hooks.map(feature).collect();
+    let features = hooks.map(Feature::from).chain(beside(&args.host, wish, sight.as_ref())).collect();
     Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system::kernel_release(),
@@ -111,43 +110,41 @@ fn report(args: &CheckArgs) -> Report {
 }
 
 /// What else of the host the agent uses.
-fn beside(host: &HostArgs, wish: Wish<'_>, sight: Option<&Sight>) -> Vec<Hook> {
+fn beside(host: &HostArgs, wish: Wish<'_>, sight: Option<&Sight>) -> [Feature; 4] {
     let sees_exec = sight.is_some_and(|sight| sight.sees_exec);
-    vec![
-        Hook {
-            target: "gVisor sandboxes",
-            gives: "found by themselves, measured, warned of",
-            without: "",
-            outcome: Ok(if sees_exec { "told by the kernel" } else { "all processes looked at every 0.8 s" }),
-        },
-        Hook {
-            target: "BPF file system",
-            gives: "keeps kills while no agent runs, in full",
-            without: "",
-            outcome: pin::is_bpf_fs(&host.bpf_fs).map(|()| "pins").map_err(|error| format!("{error:#}")),
-        },
-        Hook {
-            target: "/proc/vmstat",
-            gives: "counts all kills, so that what is missed is told",
-            without: "",
-            outcome: vmstat::oom_kills().map(|_| "oom_kill").map_err(|error| error.to_string()),
-        },
-        Hook {
-            target: "memory.pressure",
-            gives: "how long workloads wait for memory",
-            without: "",
-            outcome: pressure::is_told(wish.root, wish.hierarchy).map(|()| "PSI"),
-        },
+    [
+        Feature::new(
+            "gVisor sandboxes",
+            "found by themselves, measured, warned of",
+            Ok(if sees_exec { "told by the kernel" } else { "all processes looked at every 0.8 s" }),
+        ),
+        Feature::new(
+            "BPF file system",
+            "keeps kills while no agent runs, in full",
+            pin::is_bpf_fs(&host.bpf_fs).map(|()| "pins").map_err(|error| format!("{error:#}")),
+        ),
+        Feature::new(
+            "/proc/vmstat",
+            "counts all kills, so that what is missed is told",
+            vmstat::oom_kills().map(|_| "oom_kill").map_err(|error| error.to_string()),
+        ),
+        Feature::new(
+            "memory.pressure",
+            "how long workloads wait for memory",
+            pressure::is_told(wish.root, wish.hierarchy).map(|()| "PSI"),
+        ),
     ]
 }
 
-fn feature(hook: Hook) -> Feature {
-    Feature {
-        target: hook.target,
-        gives: hook.gives,
-        works: hook.outcome.is_ok(),
-        by: hook.outcome.as_ref().ok().copied(),
-        reason: hook.outcome.err(),
+impl Feature {
+    fn new(target: &'static str, gives: &'static str, outcome: Result<&'static str, String>) -> Self {
+        Self { target, gives, works: outcome.is_ok(), by: outcome.as_ref().ok().copied(), reason: outcome.err() }
+    }
+}
+
+impl From<Hook> for Feature {
+    fn from(hook: Hook) -> Self {
+        Self::new(hook.target, hook.gives, hook.outcome)
     }
 }
 

@@ -19,6 +19,13 @@ fn kill_one(cgroup: &Cgroup) -> u32 {
     hog.pid()
 }
 
+/// An agent that came, told of a kill in this cgroup, and ended.
+fn an_agent_tells_a_kill(state: &State, cgroup: &Cgroup) {
+    let agent = state.agent();
+    agent.wait_for_kill_of(kill_one(cgroup));
+    agent.stop();
+}
+
 /// What is told to be missing in a cgroup.
 fn missed_in<'a>(events: &'a [Event], cgroup: &Cgroup) -> Vec<&'a Event> {
     let there =
@@ -31,10 +38,7 @@ fn a_kill_while_no_agent_runs_is_told_by_the_next_one_in_full_and_by_no_other() 
     require!(Agent);
     let state = State::new();
     let cgroup = Cgroup::scratch().limited_to_mib(32);
-    let first = state.agent();
-    let told = kill_one(&cgroup);
-    first.wait_for_kill_of(told);
-    first.stop();
+    an_agent_tells_a_kill(&state, &cgroup);
     let victim = kill_one(&cgroup);
     let after = SystemTime::now();
 
@@ -62,10 +66,7 @@ fn kills_while_nothing_is_pinned_are_told_by_their_number() {
     require!(Agent);
     let state = State::new();
     let cgroup = Cgroup::scratch().limited_to_mib(32);
-    let first = state.agent();
-    let told = kill_one(&cgroup);
-    first.wait_for_kill_of(told);
-    first.stop();
+    an_agent_tells_a_kill(&state, &cgroup);
     state.unpin();
     kill_one(&cgroup);
     kill_one(&cgroup);
@@ -114,10 +115,7 @@ fn kills_recorded_in_a_way_that_cannot_be_read_are_told_by_their_number() {
     require!(Agent);
     let state = State::new();
     let cgroup = Cgroup::scratch().limited_to_mib(32);
-    let first = state.agent();
-    let told = kill_one(&cgroup);
-    first.wait_for_kill_of(told);
-    first.stop();
+    an_agent_tells_a_kill(&state, &cgroup);
     let [generation] = &state.generations()[..] else { panic!("{:?}", state.generations()) };
     let (folder, name) = (generation.parent().unwrap(), generation.file_name().unwrap().to_str().unwrap());
     let number = name.rsplit('-').next().unwrap();

@@ -63,9 +63,7 @@ impl Container {
     /// Starts one that waits to be let go.
     pub fn start(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> Self {
         let id = unique_name();
-        let rootfs = Rootfs::new();
-        let config = configuration(&id, limit_mib << 20, &[&["say=ready", "wait"], steps].concat());
-        fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
+        let rootfs = bundle(&id, limit_mib, &[&["say=ready", "wait"], steps].concat());
         let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stderr(log);
@@ -81,9 +79,7 @@ impl Container {
     /// Runs one that waits for nobody, until its runtime has deleted it; its id.
     pub fn live_and_die(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> String {
         let id = unique_name();
-        let rootfs = Rootfs::new();
-        let config = configuration(&id, limit_mib << 20, steps);
-        fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
+        let rootfs = bundle(&id, limit_mib, steps);
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().unwrap_or_else(|error| panic!("{}: {error}", runtime.name()));
@@ -156,6 +152,13 @@ pub(crate) fn cgroup_of(pid: u32) -> String {
         wanted.then(|| path.to_owned())
     });
     path.unwrap_or_else(|| panic!("no memory cgroup in {text}"))
+}
+
+fn bundle(id: &str, limit_mib: u64, steps: &[&str]) -> Rootfs {
+    let rootfs = Rootfs::new();
+    let config = configuration(id, limit_mib << 20, steps);
+    fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
+    rootfs
 }
 
 fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {

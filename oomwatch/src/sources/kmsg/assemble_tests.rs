@@ -1,9 +1,9 @@
 use super::*;
+use crate::{cgroup_path::CgroupPath, observation::VictimMemory};
 
 fn at(read_ns: u64) -> Times {
     Times { written_ns: read_ns, read_ns }
 }
-use crate::{cgroup_path::CgroupPath, observation::VictimMemory};
 
 /// Linux 6.18, cgroup v1; what it holds is in the README beside it.
 const HOST: &[u8] = include_bytes!("../../../../tests/fixtures/kmsg/6.18-v1.kmsg");

@@ -145,6 +145,7 @@ proptest! {
     fn counters_tell_kills_from_marks(
         marks in marks(),
         readings in vec((any::<Index>(), 0..4_u64), 0..20),
+        early in vec(0..40_usize, 0..10),
         again in vec(any::<Index>(), 0..10),
     ) {
         let victims = victims(&marks, false);
@@ -155,6 +156,11 @@ proptest! {
         for (place, victim) in victims.iter().enumerate() {
             let cgroup = marks[place].cgroup;
             so_far[usize::try_from(cgroup).unwrap()] = victim.local_oom_kill.unwrap();
+            if early.contains(&place) {
+                // Counted and read, and the mark is yet to come.
+                let kills = victim.local_oom_kill.unwrap();
+                observations.push(Observation::Counters(counters(cgroup, victim.boot_ns - 1, kills)));
+            }
             observations.push(Observation::Victim(Box::new(victim.clone())));
             for (_, cgroup) in readings.iter().filter(|(at, _)| at.index(victims.len()) == place) {
                 let kills = so_far[usize::try_from(*cgroup).unwrap()];

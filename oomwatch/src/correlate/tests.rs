@@ -182,6 +182,19 @@ fn a_reading_taken_after_the_kill_does_not_hide_it() {
 }
 
 #[test]
+fn a_reading_between_the_count_and_the_mark_of_a_kill_does_not_hide_it() {
+    let with_counter = |pid, boot_ns, kills| Victim { local_oom_kill: Some(kills), ..victim(pid, boot_ns) };
+    let read = |boot_ns| Observation::Counters(Counters { local_oom_kill: Some(3), ..counters(11, boot_ns) });
+    let mut inferred = correlator(INFERRED);
+    inferred.observe(read(50));
+    assert!(kill(&mut inferred, with_counter(5, 100, 3)).is_some());
+    assert!(kill(&mut inferred, with_counter(6, 200, 3)).is_none(), "the mark before this one had that count");
+    let mut inferred = correlator(INFERRED);
+    inferred.observe(read(50));
+    assert!(kill(&mut inferred, with_counter(5, 2_000_000_000, 3)).is_none(), "counted long before");
+}
+
+#[test]
 fn an_unknown_counter_hides_nothing() {
     let first = Victim { local_oom_kill: Some(7), ..victim(5, 100) };
     assert!(kill(&mut correlator(INFERRED), first).is_some());

@@ -1,5 +1,7 @@
 //! Verdicts on containers without a kernel, in every order in which kills and ends may be told.
 
+use proptest::{collection::vec, prelude::*, sample::Index};
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -243,4 +245,117 @@ fn ends_are_remembered_for_a_while_and_in_bounded_number() {
     assert!(outcomes.killed(kill("a", 2 * count - 1, 10)).is_some());
     outcomes.removed(memcg(0), 21 + REMEMBER_NS);
     assert_eq!((outcomes.ends.len(), outcomes.ended.len()), (1, 1));
+}
+
+/// What happened to a container after kills in it.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be so or not, whatever the others are")]
+struct Story {
+    in_sandbox: bool,
+    kills: u64,
+    ended: bool,
+    /// Of the news of its end, what arrives.
+    exit_arrives: bool,
+    removal_arrives: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum News {
+    Kill(u64),
+    Exit,
+    Removal,
+}
+
+const CODE: i32 = 137;
+const EXITED_NS: u64 = SECOND;
+const REMOVED_NS: u64 = SECOND + 1;
+
+fn nth_sandbox(number: u32) -> SandboxKey {
+    SandboxKey { pid: number, start_ticks: 1 }
+}
+
+impl Story {
+    fn awaited(&self, number: u32, nth: u64) -> Awaited {
+        let incident_id = format!("incident {number}");
+        if self.in_sandbox {
+            let container = Container::Sandbox { key: nth_sandbox(number), workload: Box::default() };
+            Awaited { incident_id, subject: None, container, killed_ns: nth }
+        } else {
+            kill(&incident_id, number.into(), nth)
+        }
+    }
+
+    fn news(&self) -> Vec<News> {
+        let end = [(News::Exit, self.exit_arrives), (News::Removal, self.removal_arrives)];
+        let end = end.into_iter().filter(|(_, arrives)| self.ended && *arrives).map(|(news, _)| news);
+        (1..=self.kills).map(News::Kill).chain(end).collect()
+    }
+
+    fn hear(&self, outcomes: &mut Outcomes, number: u32, news: News) -> Vec<Verdict> {
+        let sandbox = WorkloadKey::Sandbox(nth_sandbox(number));
+        match (news, self.in_sandbox) {
+            (News::Kill(nth), _) => outcomes.killed(self.awaited(number, nth)).into_iter().collect(),
+            (News::Exit, true) => outcomes.exited(&[sandbox], EXITED_NS, CODE),
+            (News::Exit, false) => outcomes.exited(&[cgroup(number.into())], EXITED_NS, CODE),
+            (News::Removal, true) => outcomes.sandbox_gone(nth_sandbox(number), REMOVED_NS),
+            (News::Removal, false) => outcomes.removed(memcg(number.into()), REMOVED_NS),
+        }
+    }
+
+    /// Survived, and with which code it ended. A sandbox whose end nobody tells is taken to live.
+    fn verdict(&self) -> (bool, Option<i32>) {
+        let seen = if self.in_sandbox { self.exit_arrives || self.removal_arrives } else { true };
+        let ended = self.ended && seen;
+        (!ended, (ended && self.exit_arrives).then_some(CODE))
+    }
+}
+
+proptest! {
+    /// Kills and ends of several containers, in any order among all and with any of the ends lost: one verdict for each,
+    /// and the same one. Of a cgroup the kernel tells first that its init exited, then that it was removed.
+    #[test]
+    fn in_any_order_each_container_has_the_same_verdict_once(
+        stories in vec(
+            (any::<bool>(), 1..4_u64, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+                |(in_sandbox, kills, ended, exit_arrives, removal_arrives)| {
+                    Story { in_sandbox, kills, ended, exit_arrives, removal_arrives }
+                },
+            ),
+            1..6,
+        ),
+        order in vec(any::<Index>(), 40),
+    ) {
+        let mut all: Vec<(u32, News)> = (1..).zip(&stories).flat_map(|(number, story)| {
+            story.news().into_iter().map(move |news| (number, news))
+        }).collect();
+        for (place, other) in order.iter().enumerate().take(all.len()) {
+            let other = other.index(all.len());
+            all.swap(place, other);
+        }
+        let story = |number: u32| &stories[usize::try_from(number - 1).unwrap()];
+        for number in (1..).zip(&stories).filter(|(_, story)| !story.in_sandbox).map(|(number, _)| number) {
+            let place = |wanted: fn(&News) -> bool| all.iter().position(|(at, news)| *at == number && wanted(news));
+            let exit = place(|news| matches!(news, News::Exit));
+            let removal = place(|news| matches!(news, News::Removal));
+            if let (Some(exit), Some(removal)) = (exit, removal) && removal < exit {
+                all.swap(exit, removal);
+            }
+        }
+        let mut outcomes = outcomes();
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        for (number, news) in all {
+            verdicts.extend(story(number).hear(&mut outcomes, number, news));
+        }
+        for _ in 0..2 {
+            verdicts.extend(outcomes.due(u64::MAX / 2, |id, _| !story(u32::try_from(id.unwrap().id).unwrap()).ended));
+        }
+        let mut told: Vec<_> = verdicts.into_iter().map(|verdict| {
+            (verdict.awaited.incident_id, (verdict.survived, verdict.exit_code))
+        }).collect();
+        told.sort();
+        let expected: Vec<_> = (1..).zip(&stories).map(|(number, story)| {
+            (story.awaited(number, 0).incident_id, story.verdict())
+        }).collect();
+        prop_assert_eq!(told, expected);
+    }
 }

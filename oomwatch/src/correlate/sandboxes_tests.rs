@@ -1,5 +1,7 @@
 //! Whose sandbox a victim belonged to, and which incident.
 
+use proptest::{collection::vec, prelude::*, sample::Index};
+
 use super::*;
 use crate::{cgroup_path::CgroupPath, observation::WorkloadKey, workload::Workload};
 
@@ -142,4 +144,33 @@ fn of_sandboxes_in_one_another_the_innermost_is_meant_but_for_a_process_of_the_o
     let sandboxes = known([sandbox(inner, Some((12, "/a/b"))), outer]);
     let of = |pid| sandboxes.of(&(&victim(pid, None, &[12, 11], SECOND)).into()).unwrap().of.key;
     assert_eq!((of(9), of(5), of(4)), (inner, inner, KEY));
+}
+
+proptest! {
+    /// A warning, a second one and kills within the same moment are one incident, whoever is told first and however often.
+    #[test]
+    fn in_any_order_warnings_and_kills_of_one_moment_are_one_incident(
+        times in vec(0..SAME_KILL_NS, 2..12),
+        kinds in vec(0..3_u8, 12),
+        order in vec(any::<Index>(), 24),
+    ) {
+        let mut news: Vec<(u8, u64)> = kinds.into_iter().zip(times).map(|(kind, at)| (kind, 100 * SECOND + at)).collect();
+        news.push((0, 100 * SECOND));
+        news.extend(news.clone());
+        for (place, other) in order.iter().enumerate().take(news.len()) {
+            let other = other.index(news.len());
+            news.swap(place, other);
+        }
+        let mut sandboxes = one();
+        let mut incidents: Vec<String> = (0..).zip(news).map(|(number, (kind, at)): (u32, _)| {
+            let new = format!("incident {number}");
+            match kind {
+                0 => kill(&mut sandboxes, at, &new),
+                1 => cross(&mut sandboxes, MemoryLine::Near, at, &new),
+                _ => cross(&mut sandboxes, MemoryLine::Over, at, &new),
+            }
+        }).collect();
+        incidents.dedup();
+        prop_assert_eq!(incidents.len(), 1);
+    }
 }

@@ -28,8 +28,8 @@ use rustix::{
     system::{RebootCommand, reboot},
 };
 
-/// The serial port that `cargo xtask vm` reads.
-const OUTPUT: &str = "/dev/ttyS1";
+/// The serial port that `cargo xtask vm` reads. The console is a port of the same kind on x86 only.
+const OUTPUT: &str = if cfg!(target_arch = "x86_64") { "/dev/ttyS1" } else { "/dev/ttyS0" };
 
 /// Type and place of what is mounted, in this order.
 const MOUNTS: [(&str, &str); 9] = [

@@ -89,7 +89,8 @@ struct Target {
     kind: Vec<String>,
 }
 
-fn test_binaries(messages: &str) -> anyhow::Result<Vec<Scenario>> {
+/// The tests among what cargo says that it compiled.
+pub(crate) fn test_binaries(messages: &str) -> anyhow::Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     for line in messages.lines() {
         let message: Message = serde_json::from_str(line).with_context(|| format!("read cargo's message {line}"))?;

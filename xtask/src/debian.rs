@@ -9,17 +9,25 @@ use std::{
 use anyhow::Context as _;
 use xshell::{Shell, cmd};
 
+use crate::arch::Arch;
+
 /// Beginning and end of a package's name; the newest in between is taken.
 pub(crate) type Name = (&'static str, &'static str);
 
 /// Downloads a package of a release and unpacks it below `scratch`; the folder with its files.
-pub(crate) fn unpack(sh: &Shell, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
-    unpack_all(sh, suite, &[name], scratch)
+pub(crate) fn unpack(sh: &Shell, arch: Arch, suite: &str, name: Name, scratch: &Path) -> anyhow::Result<PathBuf> {
+    unpack_all(sh, arch, suite, &[name], scratch)
 }
 
 /// The same for several packages, into one folder.
-pub(crate) fn unpack_all(sh: &Shell, suite: &str, names: &[Name], scratch: &Path) -> anyhow::Result<PathBuf> {
-    let settings = configure(sh, suite, scratch)?;
+pub(crate) fn unpack_all(
+    sh: &Shell,
+    arch: Arch,
+    suite: &str,
+    names: &[Name],
+    scratch: &Path,
+) -> anyhow::Result<PathBuf> {
+    let settings = configure(sh, arch, suite, scratch)?;
     let _config = sh.push_env("APT_CONFIG", settings);
     cmd!(sh, "apt-get -qq update").quiet().run()?;
     let tree = scratch.join("tree");
@@ -40,11 +48,11 @@ pub(crate) fn keep(sh: &Shell, file: &Path, destination: &Path) -> anyhow::Resul
     fs::rename(&fresh, destination).with_context(|| format!("write {}", destination.display()))
 }
 
-/// A configuration of apt of its own, for one release.
-fn configure(sh: &Shell, suite: &str, scratch: &Path) -> anyhow::Result<PathBuf> {
+/// A configuration of apt of its own, for one release and architecture.
+fn configure(sh: &Shell, arch: Arch, suite: &str, scratch: &Path) -> anyhow::Result<PathBuf> {
     let sources = scratch.join("sources.list");
     let signed_by = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    sh.write_file(&sources, format!("deb [arch=amd64 signed-by={signed_by}] {} {suite} main\n", mirror(sh, suite)?))?;
+    sh.write_file(&sources, format!("deb [arch={arch} signed-by={signed_by}] {} {suite} main\n", mirror(sh, suite)?))?;
     let (state, cache) = (scratch.join("state"), scratch.join("cache"));
     sh.create_dir(state.join("lists/partial"))?;
     sh.create_dir(cache.join("archives/partial"))?;
@@ -52,7 +60,8 @@ fn configure(sh: &Shell, suite: &str, scratch: &Path) -> anyhow::Result<PathBuf>
     sh.write_file(
         &settings,
         format!(
-            "Dir::Etc::SourceList \"{}\";\n\
+            "APT::Architecture \"{arch}\";\n\
+             Dir::Etc::SourceList \"{}\";\n\
              Dir::Etc::SourceParts \"-\";\n\
              Dir::State \"{}\";\n\
              Dir::Cache \"{}\";\n\

@@ -1,6 +1,8 @@
 //! `cargo xtask`: everything a developer or CI does with this repository, one file per command.
 
 mod agent;
+mod arch;
+mod arm64;
 mod bench;
 mod cgroup;
 mod check;

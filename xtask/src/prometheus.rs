@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use xshell::Shell;
 
-use crate::{debian, process::say, toolchain::cache_dir};
+use crate::{arch::Arch, debian, process::say, toolchain::cache_dir};
 
 const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 
@@ -22,7 +22,7 @@ pub(crate) fn is_there() -> bool {
 pub(crate) fn fetch(sh: &Shell) -> anyhow::Result<()> {
     say("setup: downloading prometheus");
     let scratch = sh.create_temp_dir()?;
-    let tree = debian::unpack(sh, "bookworm", ("prometheus", "prometheus"), scratch.path())?;
+    let tree = debian::unpack(sh, Arch::Amd64, "bookworm", ("prometheus", "prometheus"), scratch.path())?;
     for name in PROGRAMS {
         debian::keep(sh, &tree.join("usr/bin").join(name), &folder().join(name))?;
     }

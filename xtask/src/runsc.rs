@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use xshell::Shell;
 
-use crate::{debian, process::say, toolchain::cache_dir};
+use crate::{arch::Arch, debian, process::say, toolchain::cache_dir};
 
 /// A version of runsc, and the release of Debian that has it.
 const VERSIONS: [(&str, &str); 2] = [("20221219", "bookworm"), ("20240729", "bookworm-backports")];
@@ -29,7 +29,7 @@ pub(crate) fn fetch(sh: &Shell) -> anyhow::Result<()> {
         }
         say(&format!("setup: downloading runsc {version}"));
         let scratch = sh.create_temp_dir()?;
-        let tree = debian::unpack(sh, suite, ("runsc", "runsc"), scratch.path())?;
+        let tree = debian::unpack(sh, Arch::Amd64, suite, ("runsc", "runsc"), scratch.path())?;
         debian::keep(sh, &tree.join("usr/bin/runsc"), &program)?;
     }
     Ok(())

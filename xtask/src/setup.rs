@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::{
+    arm64,
     process::{is_root, say},
     prometheus, runsc,
     toolchain::{LINKER_VERSION, PINNED_TOOLCHAIN, Toolchain, cache_dir, cached_tool, in_path},
@@ -54,6 +55,10 @@ enum Need {
     Runsc,
     /// Kernels for the virtual machine.
     Kernels,
+    /// Compiler, C and standard library for guests with an arm64 processor.
+    Arm64,
+    /// Debian's programs for these guests.
+    Arm64Programs,
     /// bpftrace and libbpf-tools with their libraries.
     Peers,
     /// A collector of OpenTelemetry, rotel: a ready wheel of Python's with nothing but its program.
@@ -77,8 +82,11 @@ const VM: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
     Need::Package("crun", "crun"),
     Need::Package("qemu-system-x86_64", "qemu-system-x86"),
+    Need::Package("qemu-system-aarch64", "qemu-system-arm"),
     Need::Package("runc", "runc"),
     Need::Runsc,
+    Need::Arm64,
+    Need::Arm64Programs,
 ];
 
 /// The toolchain's packages; of no use to distributions other than Debian.
@@ -120,6 +128,8 @@ impl Need {
             Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
             Self::Kernels => vm::kernels_are_there(),
+            Self::Arm64 => arm64::can_compile(),
+            Self::Arm64Programs => arm64::programs_are_there(),
             Self::Peers => vm::peers_are_there(),
             Self::Collector => tool(COLLECTOR).is_file(),
         }
@@ -137,7 +147,8 @@ impl Need {
             Self::Package(_, package) => format!("install {package}"),
             Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
-            Self::Kernels | Self::Peers => {
+            Self::Arm64 => arm64::BY_HAND.to_owned(),
+            Self::Kernels | Self::Arm64Programs | Self::Peers => {
                 "run `cargo xtask setup` where apt-get is, and copy the cache folder".to_owned()
             }
             Self::Collector => format!("put {COLLECTOR} of rotel {ROTEL_VERSION} into PATH"),
@@ -150,6 +161,7 @@ impl Need {
             Self::EbpfToolchain if runs_debian() => TOOLCHAIN_PACKAGES.to_vec(),
             Self::EbpfClippy if runs_debian() => vec![CLIPPY_PACKAGE],
             Self::Package(_, package) => vec![package],
+            Self::Arm64 if runs_debian() => arm64::PACKAGES.to_vec(),
             _ => Vec::new(),
         }
     }
@@ -237,6 +249,8 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
+        Need::Arm64 if in_path("apt-get").is_some() => arm64::fetch_std(sh)?,
+        Need::Arm64Programs if in_path("apt-get").is_some() => arm64::fetch_programs(sh)?,
         Need::Kernels if in_path("apt-get").is_some() => vm::fetch_kernels(sh)?,
         Need::Peers if in_path("apt-get").is_some() => vm::fetch_peers(sh)?,
         // No way to get these: the caller says what to type.
@@ -246,6 +260,8 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         | Need::Prometheus
         | Need::Runsc
         | Need::Kernels
+        | Need::Arm64
+        | Need::Arm64Programs
         | Need::Peers
         | Need::Collector => {}
     }

@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("otlp", "the collector stays on the host"),
     (PEERS, "`cargo xtask peers` runs it, with the peers"),
     ("recommend", SAME_EVERYWHERE),
+    ("storm", "five hundred kills take long here, and `reconcile` has two hundred of them below every kernel"),
     ("shell", "the guest has neither bash nor man"),
     ("metrics", "Prometheus is too large for the guest, and the rest of it is the same on every kernel"),
 ];
@@ -63,6 +64,8 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("cgroup_gone", "containers_of_crun_that_die_in_their_first_moment_have_their_ids", SAME_EVERYWHERE),
     ("restart", "a_container_that_was_killed_and_deleted_while_no_agent_ran_is_named", SAME_EVERYWHERE),
     ("restart", "a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used", SAME_EVERYWHERE),
+    ("restart", "an_agent_killed_in_a_storm_loses_nothing", "the upgrade while kills rain down is one, too"),
+    ("restart", "state_that_cannot_be_used_is_said_once_and_made_anew", SAME_EVERYWHERE),
     ("restart", "a_second_agent_with_the_same_state_says_so_and_keeps_nothing", SAME_EVERYWHERE),
     ("restart", "kills_recorded_in_a_way_that_cannot_be_read_are_told_by_their_number", SAME_EVERYWHERE),
     (

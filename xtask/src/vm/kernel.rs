@@ -6,6 +6,7 @@ use anyhow::ensure;
 use xshell::Shell;
 
 use crate::{
+    arch::Arch,
     debian::{self, Name},
     process::say,
     toolchain::cache_dir,
@@ -16,6 +17,7 @@ use crate::{
 pub(crate) struct Kernel {
     /// What `cargo xtask vm` calls it: the beginning of its version.
     pub(super) version: &'static str,
+    pub(super) arch: Arch,
     /// The release that has it.
     suite: &'static str,
     /// The package with its image.
@@ -61,7 +63,7 @@ pub(crate) struct Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.kernel.version, self.hierarchy)
+        write!(formatter, "{}-{}", self.kernel.name(), self.hierarchy)
     }
 }
 
@@ -73,6 +75,7 @@ const ONLY_V2: &[Hierarchy] = &[Hierarchy::V2];
 const KERNELS: &[Kernel] = &[
     Kernel {
         version: "6.12",
+        arch: Arch::Amd64,
         suite: "bookworm-backports",
         package: ("linux-image-6.12.", "+deb12-cloud-amd64"),
         folder: Folder::Boot,
@@ -81,6 +84,7 @@ const KERNELS: &[Kernel] = &[
     },
     Kernel {
         version: "5.10.218",
+        arch: Arch::Amd64,
         suite: "bullseye",
         package: ("linux-image-5.10.0-30-cloud", "-amd64"),
         folder: Folder::Boot,
@@ -89,6 +93,7 @@ const KERNELS: &[Kernel] = &[
     },
     Kernel {
         version: "5.10.262",
+        arch: Arch::Amd64,
         suite: "bullseye-security",
         package: ("linux-image-5.10.0-", "-cloud-amd64"),
         folder: Folder::Boot,
@@ -97,6 +102,7 @@ const KERNELS: &[Kernel] = &[
     },
     Kernel {
         version: "6.1",
+        arch: Arch::Amd64,
         suite: "bookworm",
         package: ("linux-image-6.1.0-", "-cloud-amd64"),
         folder: Folder::Boot,
@@ -105,9 +111,19 @@ const KERNELS: &[Kernel] = &[
     },
     Kernel {
         version: "7.2",
+        arch: Arch::Amd64,
         suite: "sid",
         package: ("linux-binary-7.2.", "-cloud-amd64"),
         folder: Folder::Modules,
+        hierarchies: ONLY_V2,
+        everything: false,
+    },
+    Kernel {
+        version: "6.12",
+        arch: Arch::Arm64,
+        suite: "bookworm-backports",
+        package: ("linux-image-6.12.", "+deb12-cloud-arm64"),
+        folder: Folder::Boot,
         hierarchies: ONLY_V2,
         everything: false,
     },
@@ -142,6 +158,14 @@ fn is_beginning(beginning: &str, whole: &str) -> bool {
 }
 
 impl Kernel {
+    /// Its version, after its architecture where that is not this machine's.
+    fn name(&self) -> String {
+        match self.arch {
+            Arch::Amd64 => self.version.to_owned(),
+            arch @ Arch::Arm64 => format!("{arch}-{}", self.version),
+        }
+    }
+
     /// Whether this is a version of what the table calls by the beginning of it.
     pub(super) fn is_version(&self, version: &str) -> bool {
         is_beginning(self.version, version)
@@ -150,7 +174,7 @@ impl Kernel {
 
 /// Where the kernel's image is once it was fetched.
 fn image(kernel: &Kernel) -> PathBuf {
-    cache_dir().join("kernels").join(kernel.version).join("vmlinuz")
+    cache_dir().join("kernels").join(kernel.name()).join("vmlinuz")
 }
 
 /// Whether the images of all kernels are here.
@@ -169,9 +193,9 @@ pub(super) fn fetch(sh: &Shell, kernel: &Kernel) -> anyhow::Result<PathBuf> {
     if image.is_file() {
         return Ok(image);
     }
-    say(&format!("downloading Linux {}", kernel.version));
+    say(&format!("downloading Linux {}", kernel.name()));
     let scratch = sh.create_temp_dir()?;
-    let tree = debian::unpack(sh, kernel.suite, kernel.package, scratch.path())?;
+    let tree = debian::unpack(sh, kernel.arch, kernel.suite, kernel.package, scratch.path())?;
     let folder = match kernel.folder {
         Folder::Boot => tree.join("boot"),
         Folder::Modules => debian::find_file(&tree.join("usr/lib/modules"), "")?,
@@ -195,9 +219,10 @@ mod tests {
         assert_eq!(selected(&["6.1-v1"]), ["6.1-v1"]);
         assert_eq!(selected(&["6.12"]), ["6.12-v2"]);
         assert_eq!(selected(&["7"]), ["7.2-v2"]);
+        assert_eq!(selected(&["arm64"]), ["arm64-6.12-v2"]);
         assert_eq!(selected(&["5.10"]).len(), 4);
         assert_eq!(selected(&["6", "6.12"]).len(), 3);
-        assert_eq!(selected(&[]).len(), 8);
+        assert_eq!(selected(&[]).len(), 9);
     }
 
     #[test]

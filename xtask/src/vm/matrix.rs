@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -26,6 +26,7 @@ const AT_ONCE: usize = 4;
 pub(super) struct Boot {
     pub(super) guest: Guest,
     pub(super) image: PathBuf,
+    pub(super) archive: PathBuf,
     /// Which half of the programs runs, 0 or 1; all where it is not halved.
     pub(super) half: Option<u8>,
 }
@@ -49,7 +50,7 @@ pub(super) struct Booted {
 }
 
 /// Runs the scenarios in all guests, also after one failed.
-pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Result<Vec<Booted>> {
+pub(super) fn run(boots: &[Boot], filter: &str) -> anyhow::Result<Vec<Booted>> {
     let begin = Instant::now();
     let waiting = Mutex::new(boots.iter().collect::<VecDeque<_>>());
     let done = Mutex::new(Vec::new());
@@ -57,7 +58,7 @@ pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Resul
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let work = || {
         while let Some(boot) = next() {
-            let booted = boot_one(boot, archive, filter);
+            let booted = boot_one(boot, filter);
             done.lock().unwrap_or_else(PoisonError::into_inner).push(booted);
         }
     };
@@ -72,7 +73,7 @@ pub(super) fn run(boots: &[Boot], archive: &Path, filter: &str) -> anyhow::Resul
     Ok(booted)
 }
 
-fn boot_one(boot: &Boot, archive: &Path, filter: &str) -> anyhow::Result<Booted> {
+fn boot_one(boot: &Boot, filter: &str) -> anyhow::Result<Booted> {
     let guest = boot.guest;
     let name = boot.name();
     let (console, log) = (log_file(&name, "console")?, log_file(&name, "log")?);
@@ -80,8 +81,15 @@ fn boot_one(boot: &Boot, archive: &Path, filter: &str) -> anyhow::Result<Booted>
     let filter = if filter.is_empty() { String::new() } else { format!(" filter={filter}") };
     let half = boot.half.map_or_else(String::new, |half| format!(" half={half}"));
     let arguments = format!("cgroup={} {choice}{half}{filter}", guest.hierarchy);
-    let machine =
-        Machine { image: &boot.image, archive, console: &console, log: &log, arguments: &arguments, name: &name };
+    let machine = Machine {
+        arch: guest.kernel.arch,
+        image: &boot.image,
+        archive: &boot.archive,
+        console: &console,
+        log: &log,
+        arguments: &arguments,
+        name: &name,
+    };
     let ended = machine.run()?;
     let complaint = report::complaint(&guest, &ended, &console);
     match &complaint {

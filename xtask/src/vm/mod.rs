@@ -14,6 +14,8 @@ mod shell;
 mod subset;
 pub(crate) mod truth;
 
+use std::collections::BTreeSet;
+
 use anyhow::{bail, ensure};
 use xshell::Shell;
 
@@ -25,7 +27,10 @@ pub(crate) use self::{
 };
 
 use self::matrix::{Boot, Booted};
-use crate::setup::{self, Part};
+use crate::{
+    arch::Arch,
+    setup::{self, Part},
+};
 
 /// Boots the guests that `wanted` names (all if it is empty) and runs the scenarios.
 pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow::Result<()> {
@@ -35,16 +40,24 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
     let guests = kernel::select(wanted)?;
     setup::setup(sh, Part::Vm)?;
     let files = sh.create_temp_dir()?;
-    let archive = files.path().join("initramfs.cpio");
+    let archive = |arch: Arch| files.path().join(format!("{arch}.cpio"));
+    let arches: BTreeSet<Arch> = guests.iter().map(|guest| guest.kernel.arch).collect();
     let mut boots = Vec::new();
     for guest in guests {
         let image = kernel::fetch(sh, guest.kernel)?;
         // Everything in one guest would take longer than all the others together.
         let halves = if guest.kernel.everything && filter.is_empty() { vec![Some(0), Some(1)] } else { vec![None] };
-        boots.extend(halves.into_iter().map(|half| Boot { guest, image: image.clone(), half }));
+        boots.extend(halves.into_iter().map(|half| Boot {
+            guest,
+            image: image.clone(),
+            archive: archive(guest.kernel.arch),
+            half,
+        }));
     }
-    pack::pack(sh, files.path(), &archive)?;
-    let booted = matrix::run(&boots, &archive, filter)?;
+    for arch in arches {
+        pack::pack(sh, arch, files.path(), &archive(arch))?;
+    }
+    let booted = matrix::run(&boots, filter)?;
     let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.name.as_str()).collect();
     let truth = if filter.is_empty() { tell_the_truth(&booted, wanted.is_empty()) } else { Ok(()) };
     if !failed.is_empty() {

@@ -11,6 +11,8 @@ use super::{
     subset,
 };
 use crate::{
+    arch::Arch,
+    arm64,
     compile::{self, Scenario},
     runsc,
     setup::tool,
@@ -26,8 +28,8 @@ const RUNSC: &str = "/usr/lib/runsc";
 const RUNSC_VERSIONS: [&str; 2] = ["20221219", "20240729"];
 
 /// Builds everything that runs in the guest and puts it into one archive.
-pub(super) fn pack(sh: &Shell, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
-    let mut guest = system(sh)?;
+pub(super) fn pack(sh: &Shell, arch: Arch, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
+    let mut guest = system_of(sh, arch)?;
     let scenarios = compile::scenarios(sh)?;
     let scenarios = host_only::for_the_guest(&scenarios);
     let (host_only, subset) = (scratch.join("host-only"), scratch.join("subset"));
@@ -35,11 +37,41 @@ pub(super) fn pack(sh: &Shell, scratch: &Path, archive: &Path) -> anyhow::Result
     subset::write_list(&scenarios, &subset)?;
     guest.add_file(&host_only, Path::new("/host-only"));
     guest.add_file(&subset, Path::new("/subset"));
-    for Scenario { name, binary } in scenarios {
-        let stripped = strip(sh, binary, scratch, name)?;
-        guest.add_program(&stripped, &Path::new("/tests").join(name))?;
+    match arch {
+        Arch::Amd64 => {
+            for Scenario { name, binary } in scenarios {
+                let stripped = strip(sh, binary, scratch, name)?;
+                guest.add_program(&stripped, &Path::new("/tests").join(name))?;
+            }
+        }
+        // Its names are the same, and they are asked for here: that machine's programs do not run on this one.
+        Arch::Arm64 => {
+            for Scenario { name, binary } in arm64::scenarios(sh, subset::files())? {
+                guest.add_file(&binary, &Path::new("/tests").join(name));
+            }
+        }
     }
     guest.write(archive)
+}
+
+fn system_of(sh: &Shell, arch: Arch) -> anyhow::Result<Initramfs> {
+    match arch {
+        Arch::Amd64 => system(sh),
+        Arch::Arm64 => arm64_system(sh),
+    }
+}
+
+/// The guest with that processor, without the scenarios. All that is compiled for it is linked statically.
+fn arm64_system(sh: &Shell) -> anyhow::Result<Initramfs> {
+    let compiled = arm64::compile(sh)?;
+    let mut guest = Initramfs::default();
+    for (name, place) in [("guest-init", "/init"), ("hog", "/usr/bin/hog"), ("oomwatch", "/usr/bin/oomwatch")] {
+        guest.add_file(&compiled.join(name), Path::new(place));
+    }
+    for (file, place) in arm64::programs() {
+        guest.add_file(&file, &place);
+    }
+    Ok(guest)
 }
 
 /// The guest without the scenarios.
@@ -63,8 +95,8 @@ fn system(sh: &Shell) -> anyhow::Result<Initramfs> {
 }
 
 /// The guest for a person: without the scenarios.
-pub(super) fn pack_for_a_person(sh: &Shell, archive: &Path) -> anyhow::Result<()> {
-    system(sh)?.write(archive)
+pub(super) fn pack_for_a_person(sh: &Shell, arch: Arch, archive: &Path) -> anyhow::Result<()> {
+    system_of(sh, arch)?.write(archive)
 }
 
 /// The guest in which oomwatch and its peers see the same kills: the programs of `peers` and one scenario.

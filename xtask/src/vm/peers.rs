@@ -11,6 +11,7 @@ use xshell::Shell;
 
 use super::{initramfs::libraries_with, kernel, matrix, pack, qemu::Machine, report};
 use crate::{
+    arch::Arch,
     debian::{self, Name},
     process::{print, say},
     root,
@@ -58,7 +59,7 @@ pub(crate) fn are_there() -> bool {
 pub(crate) fn fetch(sh: &Shell) -> anyhow::Result<()> {
     say("setup: downloading bpftrace and libbpf-tools");
     let scratch = sh.create_temp_dir()?;
-    let tree = debian::unpack_all(sh, SUITE, &PACKAGES, scratch.path())?;
+    let tree = debian::unpack_all(sh, Arch::Amd64, SUITE, &PACKAGES, scratch.path())?;
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     for file in FILES.iter().rev().map(|file| tree.join(file)) {
         let name = file.file_name().context("a name")?;
@@ -85,6 +86,7 @@ pub(crate) fn peers(sh: &Shell) -> anyhow::Result<()> {
     let (console, log) = (matrix::log_file("peers", "console")?, matrix::log_file("peers", "log")?);
     let arguments = format!("cgroup={} all", guest.hierarchy);
     let machine = Machine {
+        arch: Arch::Amd64,
         image: &image,
         archive: &archive,
         console: &console,

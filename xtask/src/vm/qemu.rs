@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::process::say;
+use crate::{arch::Arch, process::say};
 
 /// Three times as long as the longest run on an idle machine: longer is a hang.
 const TIMEOUT: Duration = Duration::from_mins(15);
@@ -32,6 +32,7 @@ const DISK: u64 = 64 << 20;
 /// What a guest is booted with.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
+    pub(super) arch: Arch,
     pub(super) image: &'a Path,
     pub(super) archive: &'a Path,
     /// Gets what the kernel says.
@@ -56,16 +57,30 @@ pub(super) struct Ended {
     pub(super) status: Option<ExitStatus>,
 }
 
-/// QEMU with this guest, but for the port of the first process.
-pub(super) fn command(image: &Path, archive: &Path, console: &Path, arguments: &str) -> anyhow::Result<Command> {
-    // panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What
-    // comes after `--` are arguments of the first process. Without cx16, because QEMU 7.2 sometimes leaves garbage
-    // in the flags after the allocator's cmpxchg16b, and then the kernel panics. With one processor, because with two
-    // the kernel now and then trips over its own patches.
-    let append = format!("console=ttyS0 quiet panic=-1 -- {arguments}");
-    let mut qemu = Command::new("qemu-system-x86_64");
+/// QEMU with this guest, its first process at standard output; with `for_a_person` at standard input too, where Ctrl-C is
+/// for what runs in the guest.
+pub(super) fn command(
+    arch: Arch,
+    image: &Path,
+    archive: &Path,
+    console: &Path,
+    arguments: &str,
+    for_a_person: bool,
+) -> anyhow::Result<Command> {
+    // Without cx16, because QEMU 7.2 sometimes leaves garbage in the flags after the allocator's cmpxchg16b, and then
+    // the kernel panics.
+    let (program, machine, port) = match arch {
+        Arch::Amd64 => ("qemu-system-x86_64", ["pc", "qemu64,-cx16", "ttyS0"], "isa-serial"),
+        Arch::Arm64 => ("qemu-system-aarch64", ["virt", "neoverse-n1", "ttyAMA0"], "pci-serial"),
+    };
+    let [machine, processor, terminal] = machine;
+    // panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What comes after `--` are
+    // arguments of the first process. With one processor, because with two the kernel now and then trips over its own
+    // patches.
+    let append = format!("console={terminal} quiet panic=-1 -- {arguments}");
+    let mut qemu = Command::new(program);
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-display", "none", "-accel", "tcg", "-cpu", "qemu64,-cx16", "-smp", "1"])
+        .args(["-display", "none", "-accel", "tcg", "-machine", machine, "-cpu", processor, "-smp", "1"])
         .args(["-m", MEMORY, "-append", &append])
         .arg("-kernel")
         .arg(image)
@@ -85,6 +100,9 @@ pub(super) fn command(image: &Path, archive: &Path, console: &Path, arguments: &
     qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", disk.display()));
     // All these kernels have this driver built in.
     qemu.args(["-device", "nvme,drive=disk,serial=disk"]);
+    let signals = if for_a_person { "off" } else { "on" };
+    qemu.args(["-chardev", &format!("stdio,id=output,signal={signals}")]);
+    qemu.args(["-device", &format!("{port},chardev=output")]);
     Ok(qemu)
 }
 
@@ -92,10 +110,10 @@ impl Machine<'_> {
     /// Runs it to its end, showing what its first process says.
     pub(super) fn run(&self) -> anyhow::Result<Ended> {
         let mut log = File::create(self.log).with_context(|| format!("create {}", self.log.display()))?;
-        let mut qemu = command(self.image, self.archive, self.console, self.arguments)?;
-        qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut qemu = command(self.arch, self.image, self.archive, self.console, self.arguments, false)?;
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
         let begin = Instant::now();
-        let mut running = Running(qemu.spawn().context("run qemu-system-x86_64")?);
+        let mut running = Running(qemu.spawn().context("run QEMU")?);
         let output = running.0.stdout.take().context("QEMU's output")?;
         let received = read_in_background(output);
         let mut ended = Ended::default();

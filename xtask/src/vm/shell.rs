@@ -19,14 +19,13 @@ pub(crate) fn shell(sh: &Shell, wanted: &[String]) -> anyhow::Result<()> {
     let image = kernel::fetch(sh, guest.kernel)?;
     let files = sh.create_temp_dir()?;
     let archive = files.path().join("initramfs.cpio");
-    pack::pack_for_a_person(sh, &archive)?;
+    pack::pack_for_a_person(sh, guest.kernel.arch, &archive)?;
     let console = matrix::log_file(&guest.to_string(), "console")?;
     say(&format!("booting {guest}; its console is in {}; `exit` ends it", console.display()));
     let arguments = format!("cgroup={} shell", guest.hierarchy);
-    let mut qemu = qemu::command(&image, &archive, &console, &arguments)?;
-    // Ctrl-C is for what runs in the guest.
-    qemu.args(["-chardev", "stdio,id=person,signal=off", "-serial", "chardev:person"]).stdin(Stdio::inherit());
-    let status = qemu.status().context("run qemu-system-x86_64")?;
+    let arch = guest.kernel.arch;
+    let mut qemu = qemu::command(arch, &image, &archive, &console, &arguments, true)?;
+    let status = qemu.stdin(Stdio::inherit()).status().context("run QEMU")?;
     ensure!(status.success(), "QEMU ended with {status}");
     Ok(())
 }

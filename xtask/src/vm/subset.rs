@@ -33,6 +33,11 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("truth", &[]),
 ];
 
+/// The files.
+pub(super) fn files() -> impl Iterator<Item = &'static str> {
+    SUBSET.iter().map(|(file, _)| *file)
+}
+
 /// Writes `FILE` or `FILE SCENARIO` lines, by which the guest's first process chooses.
 pub(super) fn write_list(scenarios: &[&Scenario], list: &Path) -> anyhow::Result<()> {
     let mut text = String::new();

@@ -42,7 +42,7 @@ const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 /// A look that is due this soon is taken with the others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case.
-const LOOK_ANYWAY_NS: u64 = 30_000_000_000;
+const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
 /// A reading that is due this soon is taken with the others: one turn for many sandboxes.
 const TOGETHER_NS: u64 = 25_000_000;
 /// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms. Later looks are rarer.
@@ -52,7 +52,7 @@ const STARTING_STEP: u32 = 25;
 /// How often, which takes 9 seconds: an emulated or busy host is slow. Then it is left to the next scan.
 const STARTING_LOOKS: u32 = 200;
 /// How often all processes are looked at, where starts are told by the kernel; a net below that.
-const SCAN_NS: u64 = 30_000_000_000;
+const SCAN_NS: u64 = 60_000_000_000;
 /// The same where they are not told: a sandbox is to be found within a second.
 const SCAN_ALONE_NS: u64 = 800_000_000;
 /// For how long after a hint that a start was missed, or that only a state file tells a sentry, scans come as often.
@@ -212,8 +212,7 @@ impl Watcher {
             self.scan(now_ns);
         }
         self.check_starting(now_ns);
-        let due: Vec<ProcessId> = self.watched.keys().copied().collect();
-        for id in due {
+        for id in self.due(now_ns) {
             self.look_again(id, now_ns);
             self.measure(id, now_ns);
         }
@@ -224,6 +223,16 @@ impl Watcher {
         if !self.measured.is_empty() {
             self.out.push(Observation::Measured(std::mem::take(&mut self.measured)));
         }
+    }
+
+    /// Sandboxes with something to do: few of many, at most moments.
+    fn due(&mut self, now_ns: u64) -> Vec<ProcessId> {
+        let (budget, together_ns) = (&mut self.budget, self.together_ns);
+        let looks_ns = now_ns.saturating_add(LOOKS_TOGETHER_NS);
+        let mut is_due = |watched: &Watched| {
+            watched.look_ns <= looks_ns || is_admitted(budget, watched.watch.due(), together_ns, now_ns)
+        };
+        self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(id, _)| *id).collect()
     }
 
     /// When [`Self::tick`] is next due.
@@ -414,8 +423,7 @@ impl Watcher {
     fn measure(&mut self, id: ProcessId, now_ns: u64) {
         let Some(watched) = self.watched.get_mut(&id) else { return };
         let due: Due = watched.watch.due();
-        let together_ns = if due.wanted_ns == due.latest_ns { self.together_ns } else { 0 };
-        if self.budget.admit(now_ns, due) > now_ns.saturating_add(together_ns) {
+        if !is_admitted(&mut self.budget, due, self.together_ns, now_ns) {
             return;
         }
         let near = watched.watch_limit().map(|limit| watched.watch.threshold_bytes(limit));
@@ -495,6 +503,12 @@ impl Watched {
             self.look_anyway_ns = now_ns;
         }
     }
+}
+
+/// Whether a reading may be taken now, with those that are due at the same time, more or less.
+fn is_admitted(budget: &mut Budget, due: Due, together_ns: u64, now_ns: u64) -> bool {
+    let together_ns = if due.wanted_ns == due.latest_ns { together_ns } else { 0 };
+    budget.admit(now_ns, due) <= now_ns.saturating_add(together_ns)
 }
 
 fn key(id: ProcessId) -> ProcessKey {

@@ -119,22 +119,27 @@ pub(crate) struct Watch {
     below_since_ns: Option<u64>,
     last: Option<Reading>,
     peak_bytes: u64,
+    /// Found once, for it is asked for far more often than it changes.
+    due: Due,
 }
 
 impl Watch {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, growth: Growth::default(), told: None, below_since_ns: None, last: None, peak_bytes: 0 }
+        let due = Due { wanted_ns: 0, latest_ns: 0 };
+        Self { settings, growth: Growth::default(), told: None, below_since_ns: None, last: None, peak_bytes: 0, due }
     }
 
     /// From now on this is asked for. What was told stays told.
     pub(crate) fn set(&mut self, settings: Settings) {
         self.settings = settings;
+        self.due = self.next();
     }
 
     /// Forgets what was told.
     pub(crate) fn tell_again(&mut self) {
         self.told = None;
         self.below_since_ns = None;
+        self.due = self.next();
     }
 
     /// Takes a reading. A limit of 0 is none.
@@ -143,7 +148,9 @@ impl Watch {
         self.growth.observe(reading.boot_ns, reading.usage_bytes);
         self.peak_bytes = self.peak_bytes.max(reading.usage_bytes);
         self.last = Some(reading);
-        let kind = self.rose(&reading).or_else(|| self.recovered(&reading))?;
+        let kind = self.rose(&reading).or_else(|| self.recovered(&reading));
+        self.due = self.next();
+        let kind = kind?;
         let growth_bytes_per_second = self.growth.recent();
         let time_to_limit = time_to_limit(&reading, growth_bytes_per_second);
         Some(Crossing { kind, reading, growth_bytes_per_second, time_to_limit })
@@ -156,10 +163,15 @@ impl Watch {
         } else {
             self.last = Some(Reading { boot_ns, usage_bytes: 0, limit: None });
         }
+        self.due = self.next();
     }
 
     /// When to look again; at once where nothing was seen yet.
     pub(crate) fn due(&self) -> Due {
+        self.due
+    }
+
+    fn next(&self) -> Due {
         let Some(last) = self.last else { return Due { wanted_ns: 0, latest_ns: 0 } };
         let poll_ns = nanoseconds(self.settings.poll_interval);
         let latest_ns = last.boot_ns.saturating_add(poll_ns);

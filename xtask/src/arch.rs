@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::setup::Part;
+
 /// As Debian calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Arch {
@@ -9,6 +11,16 @@ pub(crate) enum Arch {
     Amd64,
     /// Emulated from another, and compiled for by `arm64.rs`.
     Arm64,
+}
+
+impl Arch {
+    /// What guests with it need.
+    pub(crate) fn part(self) -> Part {
+        match self {
+            Self::Amd64 => Part::Vm,
+            Self::Arm64 => Part::VmArm64,
+        }
+    }
 }
 
 impl fmt::Display for Arch {

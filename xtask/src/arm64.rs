@@ -4,8 +4,7 @@
 //! that architecture, which `rustc` of the same version takes as its sysroot.
 
 use std::{
-    env,
-    ffi::OsString,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,9 +25,11 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 /// A file of the C library to link to, which its package puts here.
 const C_LIBRARY: &str = "/usr/aarch64-linux-gnu/lib/libc.a";
-/// Debian's packages of compiler and C library.
-pub(crate) const PACKAGES: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
-/// What to type where there are no such packages.
+/// Debian's package of the compiler.
+pub(crate) const LINKER_PACKAGE: (&str, &str) = (LINKER, "gcc-aarch64-linux-gnu");
+/// Debian's package of the C library.
+pub(crate) const LIBC_PACKAGE: &str = "libc6-dev-arm64-cross";
+/// What to type where Debian's standard library is of no use.
 pub(crate) const BY_HAND: &str = "rustup target add aarch64-unknown-linux-gnu";
 /// The release with the standard library of Debian's newest Rust.
 const STD: (&str, Name) = ("bookworm-security", ("libstd-rust-web-dev", "libstd-rust-web-dev"));
@@ -92,21 +93,33 @@ impl Rust {
         Self { cargo: "/usr/bin/cargo".into(), rustc: "/usr/bin/rustc".into(), sysroot: None }
     }
 
+    /// Whether an empty library compiles: a standard library of another version does not do.
     fn has_std(&self) -> bool {
-        let sysroot = self.sysroot.as_ref().map(|sysroot| format!("--sysroot={}", sysroot.display()));
+        let out = folder().join("probe");
+        let source = out.join("empty.rs");
+        if fs::create_dir_all(&out).and_then(|()| fs::write(&source, "")).is_err() {
+            return false;
+        }
         let output = Command::new(&self.rustc)
-            .args(["--print", "target-libdir", "--target", TARGET])
-            .args(sysroot)
+            .args(["--crate-type", "lib", "--emit", "metadata", "--target", TARGET])
+            .args(self.sysroot_flag())
+            .arg("--out-dir")
+            .arg(out)
+            .arg(source)
             .env("RUSTUP_AUTO_INSTALL", "0")
+            .env_remove("LD_LIBRARY_PATH")
             .output();
-        let folder = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
-        folder.is_some_and(|folder| debian::find_file(Path::new(folder.trim_end()), "libstd-").is_ok())
+        output.is_ok_and(|output| output.status.success())
+    }
+
+    fn sysroot_flag(&self) -> Option<String> {
+        self.sysroot.as_ref().map(|sysroot| format!("--sysroot={}", sysroot.display()))
     }
 }
 
 /// Where Debian's standard library is kept, by the version of the compiler that it is for.
 fn sysroot() -> Option<PathBuf> {
-    let output = Command::new(Rust::debians().rustc).arg("-V").output().ok()?;
+    let output = Command::new(Rust::debians().rustc).arg("-V").env_remove("LD_LIBRARY_PATH").output().ok()?;
     let version = String::from_utf8(output.stdout).ok()?;
     Some(folder().join(format!("rust-{}", version.split_whitespace().nth(1)?)))
 }
@@ -115,9 +128,19 @@ fn folder() -> PathBuf {
     cache_dir().join("arm64")
 }
 
-/// Whether the compiler is here with all it needs.
-pub(crate) fn can_compile() -> bool {
-    in_path(LINKER).is_some() && Path::new(C_LIBRARY).is_file() && Rust::find().is_some()
+/// Whether there is a C library to link to.
+pub(crate) fn has_libc() -> bool {
+    Path::new(C_LIBRARY).is_file()
+}
+
+/// Whether there is a compiler with a standard library.
+pub(crate) fn has_std() -> bool {
+    Rust::find().is_some()
+}
+
+/// Whether there is a compiler of Debian's, for which a standard library can be fetched.
+pub(crate) fn has_debians_rust() -> bool {
+    Rust::debians().rustc.is_file()
 }
 
 /// Downloads the standard library for Debian's compiler.
@@ -187,16 +210,14 @@ fn cargo(
     with: impl for<'a> FnOnce(xshell::Cmd<'a>) -> xshell::Cmd<'a>,
 ) -> anyhow::Result<String> {
     let rust = Rust::find().context("no Rust for arm64: run `cargo xtask setup`")?;
-    let mut flags = OsString::from("-Ctarget-feature=+crt-static");
-    if let Some(sysroot) = &rust.sysroot {
-        flags.push(" --sysroot=");
-        flags.push(sysroot);
-    }
+    let flags: Vec<_> = ["-Ctarget-feature=+crt-static".to_owned()].into_iter().chain(rust.sysroot_flag()).collect();
+    // A path may have spaces.
+    let flags = flags.join("\x1f");
     let Rust { cargo, rustc, .. } = &rust;
     let cargo = cmd!(sh, "{cargo} {subcommand} --target {TARGET}")
         .env_remove("LD_LIBRARY_PATH")
         .env("RUSTC", rustc)
-        .env("RUSTFLAGS", flags)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("CARGO_TARGET_DIR", target_dir())
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER)
         .env("CARGO_INCREMENTAL", "0")

@@ -30,6 +30,8 @@ pub(crate) enum Part {
     Peers,
     /// `cargo xtask vm`, but for kernels that are not asked for
     Vm,
+    /// The same for guests with an arm64 processor
+    VmArm64,
     /// `cargo xtask test`
     Test,
     /// Everything
@@ -55,8 +57,10 @@ enum Need {
     Runsc,
     /// Kernels for the virtual machine.
     Kernels,
-    /// Compiler, C and standard library for guests with an arm64 processor.
-    Arm64,
+    /// C library for guests with an arm64 processor.
+    Arm64Libc,
+    /// Rust's standard library for them.
+    Arm64Std,
     /// Debian's programs for these guests.
     Arm64Programs,
     /// bpftrace and libbpf-tools with their libraries.
@@ -82,10 +86,14 @@ const VM: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
     Need::Package("crun", "crun"),
     Need::Package("qemu-system-x86_64", "qemu-system-x86"),
-    Need::Package("qemu-system-aarch64", "qemu-system-arm"),
     Need::Package("runc", "runc"),
     Need::Runsc,
-    Need::Arm64,
+];
+const VM_ARM64: &[Need] = &[
+    Need::Package("qemu-system-aarch64", "qemu-system-arm"),
+    Need::Package(arm64::LINKER_PACKAGE.0, arm64::LINKER_PACKAGE.1),
+    Need::Arm64Libc,
+    Need::Arm64Std,
     Need::Arm64Programs,
 ];
 
@@ -105,9 +113,10 @@ impl Part {
             Self::Check => &[BUILD, CHECK],
             Self::HostTest => &[BUILD, HOST_TEST],
             Self::Vm => &[BUILD, VM],
+            Self::VmArm64 => &[BUILD, VM, VM_ARM64],
             Self::Peers => &[BUILD, VM, &[Need::Peers]],
-            Self::Test => &[BUILD, HOST_TEST, VM, &[Need::Kernels]],
-            Self::All => &[BUILD, CHECK, HOST_TEST, VM, &[Need::Kernels, Need::Peers]],
+            Self::Test => &[BUILD, HOST_TEST, VM, VM_ARM64, &[Need::Kernels]],
+            Self::All => &[BUILD, CHECK, HOST_TEST, VM, VM_ARM64, &[Need::Kernels, Need::Peers]],
         };
         lists.iter().copied().flatten().copied()
     }
@@ -128,7 +137,8 @@ impl Need {
             Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
             Self::Kernels => vm::kernels_are_there(),
-            Self::Arm64 => arm64::can_compile(),
+            Self::Arm64Libc => arm64::has_libc(),
+            Self::Arm64Std => arm64::has_std(),
             Self::Arm64Programs => arm64::programs_are_there(),
             Self::Peers => vm::peers_are_there(),
             Self::Collector => tool(COLLECTOR).is_file(),
@@ -147,7 +157,8 @@ impl Need {
             Self::Package(_, package) => format!("install {package}"),
             Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
-            Self::Arm64 => arm64::BY_HAND.to_owned(),
+            Self::Arm64Libc => format!("install {}", arm64::LIBC_PACKAGE),
+            Self::Arm64Std => arm64::BY_HAND.to_owned(),
             Self::Kernels | Self::Arm64Programs | Self::Peers => {
                 "run `cargo xtask setup` where apt-get is, and copy the cache folder".to_owned()
             }
@@ -161,7 +172,7 @@ impl Need {
             Self::EbpfToolchain if runs_debian() => TOOLCHAIN_PACKAGES.to_vec(),
             Self::EbpfClippy if runs_debian() => vec![CLIPPY_PACKAGE],
             Self::Package(_, package) => vec![package],
-            Self::Arm64 if runs_debian() => arm64::PACKAGES.to_vec(),
+            Self::Arm64Libc => vec![arm64::LIBC_PACKAGE],
             _ => Vec::new(),
         }
     }
@@ -249,7 +260,7 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
-        Need::Arm64 if in_path("apt-get").is_some() => arm64::fetch_std(sh)?,
+        Need::Arm64Std if in_path("apt-get").is_some() && arm64::has_debians_rust() => arm64::fetch_std(sh)?,
         Need::Arm64Programs if in_path("apt-get").is_some() => arm64::fetch_programs(sh)?,
         Need::Kernels if in_path("apt-get").is_some() => vm::fetch_kernels(sh)?,
         Need::Peers if in_path("apt-get").is_some() => vm::fetch_peers(sh)?,
@@ -260,7 +271,8 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         | Need::Prometheus
         | Need::Runsc
         | Need::Kernels
-        | Need::Arm64
+        | Need::Arm64Libc
+        | Need::Arm64Std
         | Need::Arm64Programs
         | Need::Peers
         | Need::Collector => {}

@@ -69,8 +69,10 @@ impl KillCounters {
         let before = |reading: Reading, at_most_ns: u64| {
             reading.kills >= kills && reading.boot_ns.saturating_add(at_most_ns) < victim.boot_ns
         };
+        // A file that says 0 holds no kill at all.
+        let ahead_ns = |read: Reading| if read.kills == 0 { 0 } else { COUNTED_AHEAD_NS };
         let stood_still = known.marked.is_some_and(|marked| before(marked, 0))
-            || known.read.is_some_and(|read| before(read, COUNTED_AHEAD_NS));
+            || known.read.is_some_and(|read| before(read, ahead_ns(read)));
         if !stood_still && known.marked.is_none_or(|marked| marked.boot_ns < victim.boot_ns) {
             known.marked = Some(Reading { boot_ns: victim.boot_ns, kills });
         }

@@ -195,6 +195,14 @@ fn a_reading_between_the_count_and_the_mark_of_a_kill_does_not_hide_it() {
 }
 
 #[test]
+fn a_file_that_counted_no_kill_tells_a_dying_task_at_once() {
+    let mut inferred = correlator(INFERRED);
+    inferred.observe(Observation::Counters(Counters { local_oom_kill: Some(0), ..counters(11, 50) }));
+    let dying = Victim { local_oom_kill: Some(0), ..victim(5, 100) };
+    assert!(kill(&mut inferred, dying).is_none());
+}
+
+#[test]
 fn an_unknown_counter_hides_nothing() {
     let first = Victim { local_oom_kill: Some(7), ..victim(5, 100) };
     assert!(kill(&mut correlator(INFERRED), first).is_some());

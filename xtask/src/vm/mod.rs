@@ -27,10 +27,7 @@ pub(crate) use self::{
 };
 
 use self::matrix::{Boot, Booted};
-use crate::{
-    arch::Arch,
-    setup::{self, Part},
-};
+use crate::{arch::Arch, setup};
 
 /// Boots the guests that `wanted` names (all if it is empty) and runs the scenarios.
 pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow::Result<()> {
@@ -38,10 +35,12 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
     let filter = filter.unwrap_or_default();
     ensure!(!filter.contains(char::is_whitespace), "a filter with a space cannot be passed to the guest");
     let guests = kernel::select(wanted)?;
-    setup::setup(sh, Part::Vm)?;
     let files = sh.create_temp_dir()?;
     let archive = |arch: Arch| files.path().join(format!("{arch}.cpio"));
     let arches: BTreeSet<Arch> = guests.iter().map(|guest| guest.kernel.arch).collect();
+    for arch in &arches {
+        setup::setup(sh, arch.part())?;
+    }
     let mut boots = Vec::new();
     for guest in guests {
         let image = kernel::fetch(sh, guest.kernel)?;

@@ -6,16 +6,13 @@ use anyhow::{Context as _, ensure};
 use xshell::Shell;
 
 use super::{kernel, matrix, pack, qemu};
-use crate::{
-    process::say,
-    setup::{self, Part},
-};
+use crate::{process::say, setup};
 
 /// Boots the first guest with this name, with a shell in it; ends with the shell.
 pub(crate) fn shell(sh: &Shell, wanted: &[String]) -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "the table of kernels is for x86_64 only");
     let guest = *kernel::select(wanted)?.first().context("no kernel")?;
-    setup::setup(sh, Part::Vm)?;
+    setup::setup(sh, guest.kernel.arch.part())?;
     let image = kernel::fetch(sh, guest.kernel)?;
     let files = sh.create_temp_dir()?;
     let archive = files.path().join("initramfs.cpio");

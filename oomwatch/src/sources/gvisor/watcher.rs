@@ -41,8 +41,10 @@ use crate::{
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 /// A look that is due this soon is taken with the others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
-/// How often they are looked at in any case.
+/// How often they are looked at in any case: of one container all that can change shows in the stamp,
 const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
+/// of a pod's others it does not, and some have no stamp.
+const LOOK_ANYWAY_OF_POD_NS: u64 = 30_000_000_000;
 /// A reading that is due this soon is taken with the others: one turn for many sandboxes.
 const TOGETHER_NS: u64 = 25_000_000;
 /// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms. Later looks are rarer.
@@ -342,13 +344,14 @@ impl Watcher {
             limit: sandbox.details.limit,
             cgroup_limit: None,
             cgroup_limit_ns: 0,
-            look_ns: now_ns.saturating_add(LOOK_AGAIN_NS),
-            look_anyway_ns: now_ns.saturating_add(LOOK_ANYWAY_NS),
+            look_ns: now_ns,
+            look_anyway_ns: now_ns,
             stamp: self.discovery.stamp(&sandbox),
             end_is_told: pidfd.is_some(),
             measurable: true,
             sandbox,
         };
+        watched.note_look(now_ns);
         watched.meter.set_gofers(watched.sandbox.details.gofers.iter().copied().map(key).collect());
         say_found(&watched, self.wanted.settings);
         self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
@@ -399,13 +402,12 @@ impl Watcher {
     fn update(&mut self, id: ProcessId, details: Details, now_ns: u64) {
         let files = self.cgroup_files(&details);
         let Some(watched) = self.watched.get_mut(&id) else { return };
-        watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
-        watched.look_anyway_ns = now_ns.saturating_add(LOOK_ANYWAY_NS);
         // Of a pod that could not be read whole, what was known is better.
         if !details.incomplete {
             watched.limit = details.limit;
         }
         let before = std::mem::replace(&mut watched.sandbox.details, details);
+        watched.note_look(now_ns);
         let details = &watched.sandbox.details;
         if details.cgroup != before.cgroup {
             watched.meter = Meter::new(self.wanted.estimator, key(id), files);
@@ -482,6 +484,14 @@ impl Watcher {
 }
 
 impl Watched {
+    /// Its files were looked at.
+    fn note_look(&mut self, now_ns: u64) {
+        let details = &self.sandbox.details;
+        let is_simple = details.containers.len() <= 1 && !details.incomplete && self.stamp.is_some();
+        self.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
+        self.look_anyway_ns = now_ns.saturating_add(if is_simple { LOOK_ANYWAY_NS } else { LOOK_ANYWAY_OF_POD_NS });
+    }
+
     fn watch_limit(&self) -> Option<watch::Limit> {
         self.limit.map(|limit| watch::Limit { bytes: limit.bytes, enforced: limit.enforced })
     }

@@ -153,9 +153,10 @@ impl Tally {
         }
     }
 
-    /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be.
+    /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be. The first line of a
+    /// log is as late as it is read, for nothing says yet when it was written.
     fn take_rise_of(&mut self, witnessed_ns: u64) -> bool {
-        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(SKEW_NS);
+        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(GRACE_NS);
         let place = self.rises.iter().position(may_be);
         if let Some(place) = place {
             self.take_rise(place);

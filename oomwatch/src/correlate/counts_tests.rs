@@ -44,6 +44,15 @@ fn a_kill_that_is_witnessed_and_counted_is_one() {
     }
 }
 
+/// The first line of the log: nothing says yet when it was written.
+#[test]
+fn a_witness_read_late_is_of_the_count_that_waits() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    assert_eq!(counts.witnessed(memcg(1), SECOND + 250 * MS, false, 7), Some(Told::Witnessed(7, None)));
+    assert_eq!(counts.due(3 * SECOND), []);
+}
+
 #[test]
 fn a_count_without_a_witness_is_told_after_its_grace() {
     let mut counts = both();

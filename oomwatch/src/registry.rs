@@ -172,6 +172,13 @@ impl Registry {
         self.entries.get(&memcg).is_some_and(|entry| entry.is_removed)
     }
 
+    /// Whether a cgroup that no container is known of may have been one's all the same: it is gone, and its runtime deletes
+    /// what tells of a container right after it. One that was looked at until no more was to be learned was none.
+    pub(crate) fn may_have_been_a_container(&self, memcg: MemcgId, path: &CgroupPath) -> bool {
+        let is_final = self.entries.get(&memcg).is_some_and(Entry::is_final);
+        !is_final && self.hierarchy.as_ref().is_some_and(|hierarchy| hierarchy.is_gone(memcg, path))
+    }
+
     /// How a cgroup stands to containers; `None` where it was not looked at yet.
     pub(crate) fn standing(&self, memcg: MemcgId) -> Option<Standing> {
         let entry = self.entries.get(&memcg)?;

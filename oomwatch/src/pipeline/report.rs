@@ -25,6 +25,15 @@ impl Pipeline {
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or_else(|| sandbox_depth(&finding));
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
+            // Where no program tells of a runtime's start, better no answer than a wrong one.
+            if finding.source != Source::Bpf
+                && kill.limit_owner == Some(LimitOwner::Slice)
+                && let Some(Subject { memcg, path: Some(path) }) = &finding.subject
+                && finding.limit_depth == Some(path.depth())
+                && self.registry.may_have_been_a_container(*memcg, path)
+            {
+                kill.limit_owner = None;
+            }
             // Of the other sources only the moment is known at which the agent read of the kill.
             kill.latency_seconds = (finding.source == Source::Bpf)
                 .then(|| Duration::from_nanos(now_ns.saturating_sub(finding.boot_ns)).as_secs_f64());

@@ -195,14 +195,8 @@ fn of_container(events: &[Event], kills: &[&Event], container: &Container, pid: 
         ("victim", answer::victims(kills, &[pid])),
         ("container", each(kills.iter().map(|kill| same(kill.text("/workload/container_id"), container.id())))),
         ("limit", each(kills.iter().map(|kill| answer::limit(kill, container.cgroup())))),
-        ("owner", each(kills.iter().map(|kill| same(owner(kill), "container")))),
+        ("owner", each(kills.iter().map(|kill| same(kill.text("/limit_owner"), "container")))),
     ]
-}
-
-/// Whose limit it is said to be. Of what is not known as a container the answer is that of a plain cgroup, and what is not
-/// right about it is told by the question before: a cell that is right with it fails without it.
-fn owner(kill: &Event) -> Option<&str> {
-    kill.text("/workload/container_id").and_then(|_| kill.text("/limit_owner"))
 }
 
 /// What is said of what became of it.

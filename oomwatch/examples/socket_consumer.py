@@ -29,7 +29,8 @@ def events(path):
 
 def describe(kill):
     """One kill in one line. A field that is not known is absent."""
-    victim = kill["victim"]
+    # Where counters alone tell of a kill, nobody knows of whom.
+    victim = kill.get("victim", {})
     workload = kill.get("workload", {})
     name = workload.get("container_name") or workload.get("container_id") or workload.get("cgroup_path", "the host")
     limit = kill.get("oom_memcg", {}).get("limit_bytes")

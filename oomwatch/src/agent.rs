@@ -87,7 +87,7 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
         let kills = left.account.map(|account| account.kills);
         pipeline.keep(keeper(state, rung.kernel.as_ref(), kills)?, left.account, left.cgroups.as_deref());
     }
-    if let (true, Some(folder)) = (has_past, &config.state_dir) {
+    if let Some(folder) = &config.state_dir {
         pipeline.told_before(folder);
     }
     pipeline.begin(has_past);

@@ -1,7 +1,7 @@
 //! `oomwatch events`: what the journal holds, then with `--follow` what happens, each event once.
 //!
-//! It connects before it reads the journal, so that nothing falls between the two; what comes by both ways is shown
-//! once.
+//! It connects before it reads the journal, and reads that again a moment later: what the agent told before it took this
+//! client in may be on its way to the disk. What comes by both ways is shown once.
 
 use std::{
     borrow::Cow,
@@ -31,6 +31,8 @@ use crate::{
 
 /// With `--follow` and no `--since`: so many events before those to come.
 const LAST: usize = 10;
+/// When the journal is read again: by then the agent has taken this client in and written what it told before.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Options of `events`.
 #[derive(Debug, Args)]
@@ -91,7 +93,7 @@ fn show(args: &EventsArgs, printer: &mut Printer) -> anyhow::Result<()> {
         (None, false) => bail!("without a state folder there is no journal: name it with --state-dir, or use --follow"),
     }
     printer.out.flush()?;
-    client.map_or(Ok(()), |client| follow(client, printer, &shown))
+    client.map_or(Ok(()), |client| follow(client, args, printer, &mut shown))
 }
 
 fn connect(args: &EventsArgs) -> anyhow::Result<Client> {
@@ -159,7 +161,11 @@ fn show_journal(args: &EventsArgs, lines: &mut Lines, printer: &mut Printer, sho
     Ok(last.iter().try_for_each(|line| printer.print(line))?)
 }
 
-fn follow(client: Client, printer: &mut Printer, shown: &Shown) -> anyhow::Result<()> {
+fn follow(client: Client, args: &EventsArgs, printer: &mut Printer, shown: &mut Shown) -> anyhow::Result<()> {
+    if let Some(state_dir) = &args.state_dir.state_dir.0 {
+        std::thread::sleep(AGAIN);
+        show_newer(state_dir, printer, shown)?;
+    }
     for line in client {
         let line = line?;
         if !shown.contains(&Head::of(line.as_bytes())) {
@@ -168,6 +174,23 @@ fn follow(client: Client, printer: &mut Printer, shown: &Shown) -> anyhow::Resul
         }
     }
     bail!(ClientError::Closed)
+}
+
+/// What the journal has by now after what was shown of it.
+fn show_newer(state_dir: &Path, printer: &mut Printer, shown: &mut Shown) -> anyhow::Result<()> {
+    let Ok(lines) = Lines::open(&journal::folder(state_dir)) else { return Ok(()) };
+    let last = shown.last;
+    let mut is_newer = last.is_none();
+    for line in lines {
+        let line = line.context("read the journal")?;
+        let head = Head::of(&line);
+        if is_newer {
+            shown.add(&head);
+            printer.print(&line)?;
+        }
+        is_newer |= head.id() == last;
+    }
+    Ok(printer.out.flush()?)
 }
 
 /// What is looked at in every line, whatever version wrote it.
@@ -184,6 +207,10 @@ impl<'a> Head<'a> {
     fn of(line: &'a [u8]) -> Self {
         serde_json::from_slice(line).unwrap_or_default()
     }
+
+    fn id(&self) -> Option<(u64, SystemTime)> {
+        self.seq.zip(self.timestamp)
+    }
 }
 
 fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
@@ -193,19 +220,23 @@ fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Syst
 
 /// Events of the running agent that the journal gave: their numbers and times.
 #[derive(Debug, Default)]
-struct Shown(HashSet<(u64, SystemTime)>);
+struct Shown {
+    events: HashSet<(u64, SystemTime)>,
+    last: Option<(u64, SystemTime)>,
+}
 
 impl Shown {
     fn add(&mut self, head: &Head<'_>) {
         // What earlier agents said does not come again.
         if head.event.as_deref() == Some("agent_started") {
-            self.0.clear();
+            self.events.clear();
         }
-        self.0.extend(head.seq.zip(head.timestamp));
+        self.events.extend(head.id());
+        self.last = head.id().or(self.last);
     }
 
     fn contains(&self, head: &Head<'_>) -> bool {
-        head.seq.zip(head.timestamp).is_some_and(|event| self.0.contains(&event))
+        head.id().is_some_and(|event| self.events.contains(&event))
     }
 }
 

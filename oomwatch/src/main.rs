@@ -11,7 +11,9 @@ use anyhow::Context as _;
 use oomwatch::{
     agent, check,
     cli::{Cli, Command, RunArgs},
-    events, live, log, ps, recommend,
+    events,
+    host::precedence,
+    live, log, ps, recommend,
     reload::Reload,
     settings::{self, Effective, Ending, Settings},
     shell,
@@ -80,6 +82,7 @@ fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: RunArgs, arguments: Vec<OsString>, effective: Effective) -> anyhow::Result<()> {
+    precedence::take();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stopper, stop) = stop::channel();

@@ -234,7 +234,7 @@ pub struct Pressure {
 }
 
 /// Which line a workload's memory crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemoryLine {
     /// It came to the threshold.
     Near,

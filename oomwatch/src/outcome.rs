@@ -1,7 +1,7 @@
 //! What became of a container after a kill in it: it survived, or it ended, with which code. Pure; told once for each
-//! incident and container: at its end, or shortly before two seconds have passed. Of the incidents that a container has
-//! within that time, the first and the last have a verdict. One that survived is corrected where a later kill of the
-//! same incident ended the container.
+//! incident and container: at its end, or shortly before two seconds have passed. Of more incidents than [`MAX_LATER`] that
+//! a container has within that time, those in between have none. One that survived is corrected where a later kill of
+//! the same incident ended the container.
 //!
 //! A container ends with its init or with its cgroup, a gVisor sandbox with its sentry. Ends and kills arrive in any
 //! order, for they travel in different rings, so ends are remembered.
@@ -22,6 +22,8 @@ const VERDICT_AFTER_NS: u64 = 1_800_000_000;
 const CODE_AFTER_NS: u64 = 300_000_000;
 /// Verdicts awaited at once; in a storm beyond it, containers go without.
 const CAPACITY: usize = 4096;
+/// Incidents of one container that wait behind its first; beyond it the latest takes the place of the one before it.
+const MAX_LATER: usize = 16;
 /// How long an end is remembered, for kills that are told after it.
 const REMEMBER_NS: u64 = 60_000_000_000;
 /// Ends remembered; beyond it the oldest go early.
@@ -118,21 +120,37 @@ struct Waiting {
     /// That it survived was told of this incident.
     is_told: bool,
     kill: Awaited,
-    /// The latest kill in it since: its verdict follows.
-    later: Option<Awaited>,
+    /// The latest kill of each incident in it since: their verdicts follow.
+    later: VecDeque<Awaited>,
 }
 
 impl Waiting {
     fn for_verdict(kill: Awaited) -> Self {
         let due_ns = kill.killed_ns.saturating_add(VERDICT_AFTER_NS);
-        Self { due_ns, gone: false, is_told: false, kill, later: None }
+        Self { due_ns, gone: false, is_told: false, kill, later: VecDeque::new() }
     }
 
-    /// What is waited for after this verdict: what the latest kill brings.
+    /// There was another kill in it.
+    fn add(&mut self, kill: Awaited) {
+        let is_full = self.later.len() >= MAX_LATER;
+        let of_same = self.later.iter_mut().find(|later| later.incident_id == kill.incident_id);
+        if let Some(later) = of_same {
+            *later = kill;
+        } else if kill.incident_id == self.kill.incident_id {
+            self.later.push_front(kill);
+        } else {
+            if is_full {
+                self.later.pop_back();
+            }
+            self.later.push_back(kill);
+        }
+    }
+
+    /// What is waited for after this verdict.
     fn next(&mut self) -> Option<Self> {
-        let kill = self.later.take()?;
+        let kill = self.later.pop_front()?;
         let is_told = kill.incident_id == self.kill.incident_id;
-        Some(Self { is_told, ..Self::for_verdict(kill) })
+        Some(Self { is_told, later: std::mem::take(&mut self.later), ..Self::for_verdict(kill) })
     }
 }
 
@@ -160,7 +178,7 @@ impl Outcomes {
             return None;
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|other| other.kill.container.is(&kill.container)) {
-            waiting.later = Some(kill);
+            waiting.add(kill);
             return None;
         }
         if gone && !self.lacks_code(&kill.container, end) {
@@ -242,15 +260,18 @@ impl Outcomes {
 
     /// A container is no more: the verdicts of all its incidents that wait.
     fn over(&mut self, mut waiting: Waiting) -> Vec<Verdict> {
-        let next = waiting.next();
+        let mut next = waiting.next();
         let mut verdicts = vec![self.ended(waiting.kill)];
-        if let Some(next) = next.filter(|next| !next.is_told) {
-            let end = next.kill.container.key().and_then(|key| self.ends.get(&key));
-            if end.is_some_and(|end| end.of(&next.kill).is_none()) {
+        while let Some(mut later) = next {
+            let end = later.kill.container.key().and_then(|key| self.ends.get(&key));
+            if !later.is_told && end.is_some_and(|end| end.of(&later.kill).is_none()) {
                 // That end was of an earlier container in the same cgroup.
-                self.waiting.push(next);
-            } else {
-                verdicts.push(self.ended(next.kill));
+                self.waiting.push(later);
+                break;
+            }
+            next = later.next();
+            if !later.is_told {
+                verdicts.push(self.ended(later.kill));
             }
         }
         verdicts

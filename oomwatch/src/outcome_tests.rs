@@ -71,12 +71,29 @@ fn another_incident_while_a_verdict_is_awaited_has_one_of_its_own() {
     outcomes.killed(kill("b", 2, SECOND));
     outcomes.killed(kill("c", 2, second));
     assert_eq!(due(&mut outcomes, VERDICT_AFTER_NS, true), [survived(kill("a", 2, 0))]);
-    assert_eq!(outcomes.next_deadline(), Some(second + VERDICT_AFTER_NS));
-    assert_eq!(
-        due(&mut outcomes, 4 * SECOND, true),
-        [survived(kill("c", 2, second))],
-        "of a storm, the first and the last"
-    );
+    assert_eq!(outcomes.next_deadline(), Some(SECOND + VERDICT_AFTER_NS));
+    assert_eq!(due(&mut outcomes, SECOND + VERDICT_AFTER_NS, true), [survived(kill("b", 2, SECOND))]);
+    assert_eq!(due(&mut outcomes, second + VERDICT_AFTER_NS, true), [survived(kill("c", 2, second))]);
+    assert_eq!(outcomes.next_deadline(), None);
+}
+
+#[test]
+fn of_a_storm_in_one_container_the_first_incidents_and_the_last_have_a_verdict() {
+    let mut outcomes = outcomes();
+    for incident in 0..1000 {
+        outcomes.killed(kill(&format!("i{incident}"), 1, incident));
+    }
+    let mut told = Vec::new();
+    while let Some(at) = outcomes.next_deadline() {
+        told.extend(due(&mut outcomes, at, true).into_iter().map(|verdict| verdict.awaited.incident_id));
+    }
+    let expected: Vec<_> = (0..MAX_LATER).chain([999]).map(|incident| format!("i{incident}")).collect();
+    assert_eq!(told, expected);
+    for incident in 0..3 {
+        outcomes.killed(kill(&format!("i{incident}"), 2, incident));
+    }
+    let ends = outcomes.exited(&[cgroup(2)], 30, 137);
+    assert_eq!(ends, [0, 1, 2].map(|incident| ended(kill(&format!("i{incident}"), 2, incident), Some(137), 30)));
 }
 
 #[test]

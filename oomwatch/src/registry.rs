@@ -34,9 +34,9 @@ const LOOKS_AT_ONCE: usize = 16;
 pub(crate) enum Standing {
     /// A container's own.
     Container,
-    /// Neither in nor above a container: a unit of systemd, a plain cgroup.
+    /// A unit of systemd, a plain cgroup; one above containers too, for its limit is theirs together.
     Plain,
-    /// In a container, a pod's, or above containers.
+    /// In a container, or a pod's, whose limit is the sum of its containers'.
     Other,
 }
 
@@ -69,8 +69,7 @@ pub(crate) struct Registry {
     by_path: HashMap<CgroupPath, MemcgId>,
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
-    /// Cgroups that have or had a container below.
-    above_containers: HashSet<CgroupPath>,
+    users: containers::Users,
 }
 
 impl Registry {
@@ -82,7 +81,7 @@ impl Registry {
             by_path: HashMap::new(),
             due: BTreeSet::new(),
             removed: VecDeque::new(),
-            above_containers: HashSet::new(),
+            users: containers::Users::default(),
         }
     }
 
@@ -136,7 +135,6 @@ impl Registry {
                 && self.by_path.get(&path) == Some(&memcg)
             {
                 self.by_path.remove(&path);
-                self.above_containers.remove(&path);
             }
         }
     }
@@ -190,21 +188,11 @@ impl Registry {
         let depth = Some(entry.path.depth());
         Some(if known.container_depth == depth || identity.container_depth == depth {
             Standing::Container
-        } else if identity.pod_depth.is_some() || self.above_containers.contains(&entry.path) {
+        } else if identity.pod_depth.is_some() {
             Standing::Other
         } else {
             Standing::Plain
         })
-    }
-
-    /// A container lives at this path: the cgroups above it are no workloads. Those that were not known as such.
-    pub(crate) fn mark_above(&mut self, container: &CgroupPath) -> Vec<MemcgId> {
-        let above = (1..container.depth()).filter_map(|depth| container.ancestor(depth));
-        let new: Vec<CgroupPath> = above.filter(|path| !self.above_containers.contains(path)).collect();
-        let ids = new.iter().filter_map(|path| self.id(path)).collect();
-        // Only known ones: they are forgotten with their cgroup.
-        self.above_containers.extend(new.into_iter().filter(|path| self.by_path.contains_key(path)));
-        ids
     }
 
     /// Cgroups that a process was in and its parent was not, by their newest ids: what ends with it if it is an init.
@@ -235,8 +223,10 @@ impl Registry {
     pub(crate) fn containers(&self) -> impl Iterator<Item = (MemcgId, &Workload)> {
         self.entries.iter().filter(|(_, entry)| !entry.is_removed).filter_map(|(memcg, entry)| {
             let known = entry.known.as_ref()?;
-            let is_container =
-                known.container_depth == Some(entry.path.depth()) && known.workload.container_id.is_some();
+            // What is inside of a container may look like another one.
+            let is_container = known.container_depth == Some(entry.path.depth())
+                && known.workload.container_id.is_some()
+                && self.owner(*memcg, &entry.path) == Some(*memcg);
             let settled = entry.looks >= SETTLED_LOOKS || is_complete(&known.workload);
             (is_container && settled).then_some((*memcg, &known.workload))
         })
@@ -287,10 +277,10 @@ impl Registry {
         }
     }
 
-    fn look(&self, path: &CgroupPath) -> Known {
+    fn look(&mut self, path: &CgroupPath) -> Known {
         let identity = CgroupIdentity::of(path.as_bytes());
         let process = self.hierarchy.as_ref().and_then(|all| all.first_process(path));
-        let found = containers::describe(&self.root, &identity, path.as_bytes(), process);
+        let found = self.users.describe(&self.root, &identity, path.as_bytes(), process);
         for problem in &found.problems {
             tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
         }

@@ -10,13 +10,13 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::OwnedFd,
-        unix::fs::{FileExt as _, OpenOptionsExt as _},
+        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, ensure};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -32,6 +32,8 @@ const MAX_CONTAINERS: usize = 8192;
 const MAX_STATE: u64 = 16 << 20;
 const MAX_ACCOUNT: u64 = 256;
 const OWNER_ONLY: u32 = 0o600;
+const OWNERS_FOLDER: u32 = 0o700;
+const NO_LINK: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Up to where kills are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,11 +120,14 @@ impl StateDir {
     /// # Errors
     /// It cannot be written to, or another agent has it.
     pub(crate) fn open(folder: &Path, boot_id: &str) -> anyhow::Result<(Self, Left)> {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(OWNERS_FOLDER).create(folder);
+        made.with_context(|| format!("make {}", folder.display()))?;
         let open = |name: &str| {
             let file = folder.join(name);
-            let opened =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).open(&file);
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(false);
+            // Who can write to the folder above must not have another file cut short.
+            let opened = options.mode(OWNER_ONLY).custom_flags(NO_LINK).open(&file);
             opened.with_context(|| format!("open {}", file.display()))
         };
         let lock: OwnedFd = open("lock")?.into();

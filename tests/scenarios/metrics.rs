@@ -61,6 +61,28 @@ fn prometheus_sees_the_first_kill_of_a_container() {
     drop(agent.stop());
 }
 
+/// A container that crashes again and again is rarely there when somebody scrapes.
+#[test]
+fn prometheus_sees_the_kill_of_a_container_that_was_gone_before_the_first_scrape() {
+    require!(Agent, Prometheus, Program("runc"));
+    let agent = serving();
+    let mut container = Container::start(Runtime::Runc, 48, &["eat=all"]);
+    let (id, init) = (container.id().to_owned(), container.init());
+    container.go();
+    container.wait();
+    drop(container);
+    agent.wait_for_kill_of(init);
+    let by_hand = page(&agent, OPENMETRICS).body;
+    let labels = [label("container_id", &id), label("limit_owner", "container")];
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    assert_eq!(sample(&by_hand, "oomwatch_oom_kills_total", &labels), Some(1.0), "who looks sees it at once");
+    let prometheus = Prometheus::scraping(&agent.served_at());
+    let kills = format!("oomwatch_oom_kills_total{{container_id='{id}',limit_owner='container'}}");
+    prometheus.wait_for(&format!("increase({kills}[10m])"), |increase| increase >= 1.0);
+    prometheus.wait_until(&kills, 1);
+    drop(agent.stop());
+}
+
 #[test]
 fn promtool_is_content_and_both_formats_say_the_same() {
     require!(Agent, Prometheus);

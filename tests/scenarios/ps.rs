@@ -25,6 +25,43 @@ fn line_of(table: &str, begin: &str) -> usize {
     found[0]
 }
 
+/// As with `kubepods.slice`: what one of them holds alone says nothing of their limit.
+#[test]
+fn a_limit_that_containers_share_stands_in_a_row_of_its_own() {
+    require!(Agent, Program("runc"));
+    let place = Place::new();
+    let agent = place.agent(&["--warn-all"]);
+    let around = Cgroup::scratch().limited_to_mib(128);
+    let start = || {
+        let mut container =
+            Container::start_below(around.path(), Runtime::Runc, None, &["eat=50", "say=full", "wait", "eat=all"]);
+        container.go();
+        assert_eq!(container.line(), "full");
+        container
+    };
+    let mut both = [start(), start()];
+    for container in &both {
+        let row = agent.wait_for_workload("a container", |row| is_container(container.id())(row) && holds(row, 50));
+        assert_eq!(row["limit_bytes"], Value::Null, "{row}");
+        assert_eq!(row["usage_percent"], Value::Null, "{row}");
+    }
+    let path = around.path().to_str().unwrap();
+    let is_around = |row: &Value| row["workload"]["cgroup_path"] == path;
+    let row = agent.wait_for_workload("their cgroup", |row| is_around(row) && holds(row, 100));
+    assert_eq!(row["limit_bytes"], 128 * MIB, "{row}");
+    both[0].go();
+    both[0].wait();
+    let kill = agent.wait_for_kill_of(both[0].init());
+    assert_eq!(kill.text("/workload/container_id"), Some(both[0].id()), "{kill}");
+    assert_eq!(kill.text("/limit_owner"), Some("slice"), "{kill}");
+    agent.wait_for_workload("the kill at their limit", |row| is_around(row) && row["kills"] == 1);
+    agent.wait_for_workload("the kill in it", |row| is_container(both[0].id())(row) && row["kills"] == 1);
+    let warning = |event: &support::Event| event.kind() == "near_limit";
+    let warned = agent.wait_for("a warning", warning);
+    assert_eq!(warned.text("/workload/cgroup_path"), Some(path), "{warned}");
+    assert_eq!(agent.stop().iter().filter(|event| warning(event)).count(), 1, "of nobody else");
+}
+
 #[test]
 fn a_container_and_a_cgroup_with_a_limit_are_shown_nearest_to_the_limit_first() {
     require!(Agent, Program("runc"));

@@ -62,6 +62,37 @@ fn a_kill_while_no_agent_runs_is_told_by_the_next_one_in_full_and_by_no_other() 
 }
 
 #[test]
+fn a_warning_is_not_told_again_by_the_next_agent_and_the_kill_after_it_is_of_the_same_incident() {
+    require!(Agent);
+    let state = State::new();
+    let near_limit_of = |cgroup: &Cgroup| {
+        let id = cgroup.id();
+        move |event: &Event| event.kind() == "near_limit" && event.number("/workload/cgroup_id") == Some(id)
+    };
+    let full = || {
+        let cgroup = Cgroup::scratch().limited_to_mib(128);
+        let mut hog = Hog::ready_in(&cgroup, ["eat=123", "say=full", "wait", "eat=all"]);
+        hog.go();
+        hog.wait_until_it_says("full");
+        (hog, cgroup)
+    };
+    let first = state.agent_with(&["--warn-all"]);
+    let (mut hog, cgroup) = full();
+    let warning = first.wait_for("a warning", near_limit_of(&cgroup));
+    first.kill();
+    let second = state.agent_with(&["--warn-all"]);
+    let (_hog, later) = full();
+    second.wait_for("a warning of what is new, so that all was looked at", near_limit_of(&later));
+    hog.go();
+    hog.wait_until_killed();
+    let kill = second.wait_for_kill_of(hog.pid());
+    assert_eq!(kill.text("/incident_id"), warning.text("/incident_id"), "{kill}");
+    let events = second.stop();
+    let is_again = near_limit_of(&cgroup);
+    assert_eq!(events.iter().filter(|event| is_again(event)).count(), 0, "{events:#?}");
+}
+
+#[test]
 fn kills_while_nothing_is_pinned_are_told_by_their_number() {
     require!(Agent);
     let state = State::new();

@@ -103,6 +103,11 @@ impl Agent {
         });
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lines on standard output so far.
     pub fn lines(&self) -> Vec<String> {
         self.stdout.get()

@@ -62,8 +62,13 @@ pub struct Container {
 impl Container {
     /// Starts one that waits to be let go.
     pub fn start(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> Self {
+        Self::start_below(Path::new("/"), runtime, Some(limit_mib), steps)
+    }
+
+    /// The same with its cgroup in another, and perhaps without a limit of its own.
+    pub fn start_below(around: &Path, runtime: Runtime, limit_mib: Option<u64>, steps: &[&str]) -> Self {
         let id = unique_name();
-        let rootfs = bundle(&id, limit_mib, &[&["say=ready", "wait"], steps].concat());
+        let rootfs = bundle(&around.join(&id), limit_mib, &[&["say=ready", "wait"], steps].concat());
         let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stderr(log);
@@ -72,14 +77,14 @@ impl Container {
         let mut container = Self { runtime, init: 0, cgroup: Cgroup::of_nobody(&id), id, dialog, rootfs };
         assert_eq!(container.line(), "ready");
         container.init = container.state()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
-        container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib << 20);
+        container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib.unwrap_or_default() << 20);
         container
     }
 
     /// Runs one that waits for nobody, until its runtime has deleted it; its id.
     pub fn live_and_die(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> String {
         let id = unique_name();
-        let rootfs = bundle(&id, limit_mib, steps);
+        let rootfs = bundle(&Path::new("/").join(&id), Some(limit_mib), steps);
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().unwrap_or_else(|error| panic!("{}: {error}", runtime.name()));
@@ -154,14 +159,14 @@ pub(crate) fn cgroup_of(pid: u32) -> String {
     path.unwrap_or_else(|| panic!("no memory cgroup in {text}"))
 }
 
-fn bundle(id: &str, limit_mib: u64, steps: &[&str]) -> Rootfs {
+fn bundle(cgroup: &Path, limit_mib: Option<u64>, steps: &[&str]) -> Rootfs {
     let rootfs = Rootfs::new();
-    let config = configuration(id, limit_mib << 20, steps);
+    let config = configuration(cgroup, limit_mib.map(|mib| mib << 20), steps);
     fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
     rootfs
 }
 
-fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
+fn configuration(cgroup: &Path, limit_bytes: Option<u64>, steps: &[&str]) -> Value {
     let args = [&[HOG], steps].concat();
     let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"].iter().map(|kind| json!({ "type": kind })).collect();
     json!({
@@ -177,9 +182,9 @@ fn configuration(id: &str, limit_bytes: u64, steps: &[&str]) -> Value {
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"] },
         ],
         "linux": {
-            "cgroupsPath": Path::new("/").join(id),
+            "cgroupsPath": cgroup,
             "namespaces": namespaces,
-            "resources": { "memory": memory(limit_bytes) },
+            "resources": limit_bytes.map_or(json!({}), |bytes| json!({ "memory": memory(bytes) })),
         },
     })
 }

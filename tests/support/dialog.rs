@@ -5,6 +5,7 @@ use std::{
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
+    time::Duration,
 };
 
 use crate::{PROCESS_TIMEOUT, wait_for};
@@ -42,8 +43,12 @@ impl Dialog {
 
     /// The next line it says.
     pub fn line(&self) -> String {
-        let lines = self.lines.as_ref().expect("an output of its own");
-        lines.recv_timeout(PROCESS_TIMEOUT).expect("a line of the hog")
+        self.line_within(PROCESS_TIMEOUT).expect("a line of the hog")
+    }
+
+    /// The next line, if it says one in this time.
+    pub fn line_within(&self, time: Duration) -> Option<String> {
+        self.lines.as_ref().expect("an output of its own").recv_timeout(time).ok()
     }
 
     /// `None` where it ended.

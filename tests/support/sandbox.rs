@@ -116,6 +116,11 @@ impl Sandbox {
         self.first.dialog().line()
     }
 
+    /// The next line said inside its first container, if one is said in this time.
+    pub fn line_within(&self, time: Duration) -> Option<String> {
+        self.first.dialog().line_within(time)
+    }
+
     /// Waits for the end of `runsc run`.
     pub fn wait(&mut self) -> ExitStatus {
         self.first.dialog.as_mut().expect("a container that was started").wait()

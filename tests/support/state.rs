@@ -60,15 +60,24 @@ impl State {
 
     /// An agent that keeps its state here.
     pub fn agent(&self) -> Agent {
-        self.agent_of(std::env::var_os("OOMWATCH_BIN").expect("OOMWATCH_BIN").as_ref())
+        self.agent_with(&[])
+    }
+
+    /// The same, with more arguments.
+    pub fn agent_with(&self, arguments: &[&str]) -> Agent {
+        self.start(std::env::var_os("OOMWATCH_BIN").expect("OOMWATCH_BIN").as_ref(), arguments)
     }
 
     /// The same, of another program file.
     pub fn agent_of(&self, program: &Path) -> Agent {
+        self.start(program, &[])
+    }
+
+    fn start(&self, program: &Path, more: &[&str]) -> Agent {
         let arguments = ["run", "--output", "json", "--state-dir"];
         let command = agent_command(&arguments);
         let mut own = std::process::Command::new(program);
-        own.args(command.get_args()).arg(self.folder.path()).arg("--bpf-fs").arg(self.bpf_fs.folder());
+        own.args(command.get_args()).arg(self.folder.path()).arg("--bpf-fs").arg(self.bpf_fs.folder()).args(more);
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => own.env(name, value),

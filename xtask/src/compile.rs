@@ -25,8 +25,9 @@ pub(crate) fn agent(sh: &Shell) -> anyhow::Result<PathBuf> {
 
 /// Builds the examples that a scenario runs; the folder with them.
 pub(crate) fn examples(sh: &Shell) -> anyhow::Result<PathBuf> {
-    cmd!(sh, "cargo build --release --package oomwatch --example on_oom").run()?;
-    absolute(&target_dir().join("release/examples"))
+    // `cargo test` of the same packages has built it already.
+    cmd!(sh, "cargo build --workspace --exclude oomwatch-ebpf --exclude oomwatch-tests --example on_oom").run()?;
+    absolute(&target_dir().join("debug/examples"))
 }
 
 /// A compiled scenario, `tests/NAME.rs`.

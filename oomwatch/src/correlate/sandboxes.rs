@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Finding, OfSandbox, Subject};
 use crate::{
     event::{Body, Confidence, MemoryWarning, Role, Severity, Source},
-    observation::{Level, MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim},
+    observation::{Level, MemcgId, MemoryCrossed, MemoryLine, Sandbox, SandboxGone, SandboxKey, Victim, WorkloadKey},
     outcome::{Awaited, Container},
 };
 
@@ -94,6 +94,14 @@ impl Sandboxes {
     pub(super) fn gone(&mut self, gone: SandboxGone) {
         if let Some(entry) = self.entries.get_mut(&gone.key) {
             entry.ended_ns = Some(gone.boot_ns);
+        }
+    }
+
+    /// The id by which a sandbox' events name it.
+    pub(super) fn id_of(&self, key: WorkloadKey) -> Option<String> {
+        match key {
+            WorkloadKey::Sandbox(key) => self.entries.get(&key)?.sandbox.workload.container_id.clone(),
+            WorkloadKey::Cgroup(_) => None,
         }
     }
 

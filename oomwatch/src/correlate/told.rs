@@ -2,10 +2,33 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::observation::Victim;
+use crate::{
+    clock,
+    observation::{MemoryLine, Victim, WorkloadKey},
+};
 
 /// Two marks of one thread id this near to each other are one kill: no id is used again so soon.
 pub(super) const SAME_MARK_NS: u64 = 1_000_000_000;
+
+/// How long after the start a warning may be one that was told before. Whose memory is below the line by then was not seen to
+/// recover, and its next warning is a new one.
+const WARNED_NS: u64 = 10_000_000_000;
+
+/// Who was warned of: by what an event has of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Warned {
+    /// A sandbox, by its sentry's process id and its own.
+    Sandbox(u32, String),
+    /// A cgroup, by its id.
+    Cgroup(u64),
+}
+
+/// A warning that is in force.
+#[derive(Debug, Clone)]
+pub(super) struct Warning {
+    pub(super) line: MemoryLine,
+    pub(super) incident_id: String,
+}
 
 /// Kills told before, newest last.
 #[derive(Debug, Default)]
@@ -16,9 +39,43 @@ pub struct Told {
     marks: HashMap<u32, u64>,
     /// Incidents of group kills whose end was told.
     groups: HashSet<String>,
+    /// Incidents without a kill.
+    unkilled: HashSet<String>,
+    warnings: HashMap<Warned, Warning>,
+    /// When it was read, boot time.
+    read_ns: u64,
 }
 
 impl Told {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { read_ns: clock::boot_ns(), ..Self::default() }
+    }
+
+    /// A line was crossed.
+    pub fn crossed(&mut self, who: Warned, line: MemoryLine, incident_id: &str) {
+        if line == MemoryLine::Recovered {
+            self.warnings.remove(&who);
+        } else {
+            self.warnings.insert(who, Warning { line, incident_id: incident_id.to_owned() });
+        }
+    }
+
+    /// The warning that a workload was under when the earlier agent ended; given once.
+    pub(super) fn take_warning(&mut self, key: WorkloadKey, sandbox_id: Option<&str>, boot_ns: u64) -> Option<Warning> {
+        if self.warnings.is_empty() {
+            return None;
+        }
+        if boot_ns.saturating_sub(self.read_ns) > WARNED_NS {
+            self.warnings.clear();
+        }
+        let who = match key {
+            WorkloadKey::Sandbox(key) => Warned::Sandbox(key.pid, sandbox_id?.to_owned()),
+            WorkloadKey::Cgroup(memcg) => Warned::Cgroup(memcg.id),
+        };
+        self.warnings.remove(&who)
+    }
+
     /// The kill of this process.
     pub fn process(&mut self, pid: u32, start_ns: u64) {
         self.processes.insert((pid, start_ns));
@@ -32,6 +89,11 @@ impl Told {
     /// The end of the group kill of this incident.
     pub fn group(&mut self, incident_id: &str) {
         self.groups.insert(incident_id.to_owned());
+    }
+
+    /// A limit was hit and nothing killed.
+    pub fn unkilled(&mut self, incident_id: &str) {
+        self.unkilled.insert(incident_id.to_owned());
     }
 
     /// Kills.
@@ -48,5 +110,9 @@ impl Told {
 
     pub(super) fn has_group(&self, incident_id: Option<&str>) -> bool {
         incident_id.is_some_and(|incident_id| self.groups.contains(incident_id))
+    }
+
+    pub(super) fn has_unkilled(&self, incident_id: Option<&str>) -> bool {
+        incident_id.is_some_and(|incident_id| self.unkilled.contains(incident_id))
     }
 }

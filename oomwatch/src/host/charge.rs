@@ -97,21 +97,28 @@ impl CgroupFiles {
     }
 }
 
-/// How long the part that can be taken back is believed while the charge hardly moves, nanoseconds.
-const EXACT_EVERY_NS: u64 = 5_000_000_000;
 /// A charge that moved less than this hardly moved, bytes.
 const HARDLY: u64 = 1 << 20;
 
-/// Reads the charge of one cgroup again and again: most look at one number only, by descriptors that are kept (which
-/// keep neither the cgroup nor its memory). What can be taken back is read again once the charge moved by 1 MiB, after
-/// 5 seconds, and always where the charge with it comes near to where it matters: there the kernel takes files back to
-/// make room, and the sum stands still while what is held grows.
+/// Reads the charge of one cgroup again and again: most look at one number only. What can be taken back is read again
+/// once the charge moved by 1 MiB, when its time is over, and always where the charge with it comes near to where it
+/// matters: there the kernel takes files back to make room, and the sum stands still while what is held grows.
 #[derive(Debug)]
 pub struct Gauge {
     files: CgroupFiles,
     usage: Option<OwnedFd>,
     stat: Option<OwnedFd>,
     last: Option<Last>,
+}
+
+/// How a gauge is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How long the part that can be taken back is believed while the charge hardly moves, nanoseconds.
+    pub exact_every_ns: u64,
+    /// Descriptors are kept for the next look. They keep neither the cgroup nor its memory, but some 10 KiB of the
+    /// kernel's; to open the files again takes ten times as long as to read them.
+    pub keeps: bool,
 }
 
 /// The last look at everything.
@@ -141,17 +148,36 @@ impl Gauge {
     ///
     /// # Errors
     /// The cgroup is gone, or a file of it is not as it should be.
-    pub fn read(&mut self, root: &HostRoot, boot_ns: u64, near_bytes: Option<u64>) -> Result<Held, HostError> {
+    pub fn read(
+        &mut self,
+        root: &HostRoot,
+        boot_ns: u64,
+        near_bytes: Option<u64>,
+        pace: Pace,
+    ) -> Result<Held, HostError> {
+        let held = self.look(root, boot_ns, near_bytes, pace.exact_every_ns);
+        if !pace.keeps {
+            (self.usage, self.stat) = (None, None);
+        }
+        held
+    }
+
+    fn look(
+        &mut self,
+        root: &HostRoot,
+        boot_ns: u64,
+        near_bytes: Option<u64>,
+        exact_every_ns: u64,
+    ) -> Result<Held, HostError> {
+        let usage_bytes = self.usage(root)?;
         if let Some(last) = self.last
-            && boot_ns.saturating_sub(last.boot_ns) < EXACT_EVERY_NS
+            && boot_ns.saturating_sub(last.boot_ns) < exact_every_ns
         {
-            let usage_bytes = self.usage(root)?;
             let is_near = near_bytes.is_some_and(|near| usage_bytes >= near);
             if !is_near && usage_bytes.abs_diff(last.usage_bytes) < HARDLY {
                 return Ok(Held { bytes: usage_bytes.saturating_sub(last.reclaimable_bytes), exact: None });
             }
         }
-        let usage_bytes = self.usage(root)?;
         let charge = self.files.all(usage_bytes, kept(&mut self.stat, root, &self.files.stat, USUAL_STAT)?)?;
         let reclaimable_bytes = charge.reclaimable_bytes;
         self.last = Some(Last { boot_ns, usage_bytes, reclaimable_bytes });
@@ -310,29 +336,30 @@ mod tests {
     }
 
     const MIB: u64 = 1 << 20;
+    const PACE: Pace = Pace { exact_every_ns: 5_000_000_000, keeps: true };
 
     #[test]
     fn a_charge_that_hardly_moves_is_read_by_one_number() {
         let (files, mut gauge, root) = Files::new();
         files.write(50 * MIB, 10 * MIB);
-        let mut held = |boot_ns| gauge.read(&root, boot_ns, Some(90 * MIB)).unwrap();
+        let mut held = |boot_ns| gauge.read(&root, boot_ns, Some(90 * MIB), PACE).unwrap();
         assert_eq!((held(0).bytes, held(0).exact.is_some()), (40 * MIB, false), "the first look told all");
         files.write(50 * MIB + 4096, 9 * MIB);
         assert_eq!(held(1), Held { bytes: 40 * MIB + 4096, exact: None });
-        let late = held(EXACT_EVERY_NS);
+        let late = held(PACE.exact_every_ns);
         assert_eq!((late.bytes, late.exact.is_some()), (41 * MIB + 4096, true));
         files.write(52 * MIB, 9 * MIB);
-        assert_eq!(held(EXACT_EVERY_NS + 1).bytes, 43 * MIB, "it moved");
+        assert_eq!(held(PACE.exact_every_ns + 1).bytes, 43 * MIB, "it moved");
     }
 
     #[test]
     fn where_it_matters_every_look_is_exact() {
         let (files, mut gauge, root) = Files::new();
         files.write(100 * MIB, 60 * MIB);
-        assert_eq!(gauge.read(&root, 0, Some(95 * MIB)).unwrap().bytes, 40 * MIB);
+        assert_eq!(gauge.read(&root, 0, Some(95 * MIB), PACE).unwrap().bytes, 40 * MIB);
         // The kernel takes files back: the sum stands still.
         files.write(100 * MIB, 2 * MIB);
-        assert_eq!(gauge.read(&root, 1, Some(95 * MIB)).unwrap().bytes, 98 * MIB);
+        assert_eq!(gauge.read(&root, 1, Some(95 * MIB), PACE).unwrap().bytes, 98 * MIB);
     }
 
     #[test]
@@ -340,6 +367,6 @@ mod tests {
         let (files, mut gauge, root) = Files::new();
         // Of one that goes later the kernel says `ENODEV` at the descriptors that are kept.
         drop(files);
-        assert!(matches!(gauge.read(&root, 0, None), Err(HostError::Gone { .. })));
+        assert!(matches!(gauge.read(&root, 0, None, PACE), Err(HostError::Gone { .. })));
     }
 }

@@ -177,12 +177,18 @@ impl MemoryHierarchy {
     fn has_process(&self, path: &CgroupPath) -> bool {
         let mut pending = vec![path.clone()];
         while let Some(path) = pending.pop() {
-            if self.first_process(&path).is_some() {
+            if self.lists_a_process(&path) {
                 return true;
             }
             pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
         }
         false
+    }
+
+    /// A list that is too long to be read is not empty.
+    fn lists_a_process(&self, path: &CgroupPath) -> bool {
+        let file = self.root.open(&self.folder(path).join("cgroup.procs"), OFlags::RDONLY);
+        file.is_ok_and(|file| rustix::io::read(&file, &mut [0; 1]).is_ok_and(|length| length > 0))
     }
 
     /// A process of one cgroup, the first by the kernel's order.

@@ -10,6 +10,7 @@ pub mod kmsg;
 pub mod limit;
 pub mod memory;
 pub mod oom_notice;
+pub mod precedence;
 pub mod pressure;
 pub mod system;
 pub mod tracefs;

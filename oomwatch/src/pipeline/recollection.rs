@@ -116,13 +116,17 @@ impl Recollection {
             Err(error) => return tracing::warn!(%error, "the history cannot be written"),
         };
         let (done, saving) = channel();
-        self.saving = Some(saving);
-        drop(thread::spawn(move || {
+        let saves = thread::Builder::new().name("history".to_owned()).spawn(move || {
             if let Err(error) = write(&folder, &json) {
                 tracing::warn!(%error, folder = %folder.display(), "the history cannot be written");
             }
             let _nobody_waits: Result<(), _> = done.send(());
-        }));
+        });
+        // A host without a thread to spare is one to watch on.
+        match saves {
+            Ok(_detached) => self.saving = Some(saving),
+            Err(error) => tracing::warn!(%error, "the history cannot be written"),
+        }
     }
 }
 

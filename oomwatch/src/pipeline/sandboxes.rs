@@ -51,8 +51,8 @@ impl Pipeline {
     pub(super) fn sandbox_found(&mut self, sandbox: &Sandbox) {
         let known = self.sandboxes.insert(sandbox.key, sandbox.clone());
         self.describe_sandbox(sandbox);
-        if let Some((memcg, path)) = &sandbox.cgroup {
-            self.leave_to_gvisor(*memcg, path);
+        if let Some((memcg, _)) = &sandbox.cgroup {
+            self.leave(*memcg);
         }
         if self.config.workload_events && known.is_none() {
             let body = Body::WorkloadStarted(WorkloadStarted {
@@ -82,7 +82,7 @@ impl Pipeline {
                 pid: Some(gone.key.pid),
                 limit_bytes: sandbox.limit.map(|limit| limit.bytes),
                 limit_source: sandbox.limit.map(|limit| limit.source.into()),
-                peak_usage_bytes: Some(gone.peak_bytes),
+                peak_usage_bytes: Some(gone.peak_bytes).filter(|bytes| *bytes > 0),
             });
             self.report(of_sandbox(&sandbox, gone.boot_ns, body));
         }

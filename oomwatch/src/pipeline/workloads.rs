@@ -117,7 +117,7 @@ impl Pipeline {
         let sandbox = self.sandboxes.values().find(|sandbox| sandbox.cgroup.as_ref().is_some_and(within));
         if let Some(sandbox) = sandbox.cloned() {
             self.describe_sandbox(&sandbox);
-            return self.leave_to_gvisor(memcg, &path);
+            return self.leave(memcg);
         }
         match self.registry.standing(memcg).filter(|_| !self.registry.is_removed(memcg)) {
             Some(Standing::Container) => self.measure(memcg, path, true),
@@ -141,16 +141,13 @@ impl Pipeline {
         };
         self.cgroups.told.insert(memcg, Told { is_container, started });
         if is_container {
-            self.leave_around(&path);
+            self.leave_inside(&path);
         }
         self.cgroups.tell(Change::Measure(Candidate { memcg, path, is_container }));
     }
 
-    /// Cgroups above and below a container's are no workloads.
-    fn leave_around(&mut self, container: &CgroupPath) {
-        for above in self.registry.mark_above(container) {
-            self.leave(above);
-        }
+    /// Cgroups in a container's are no workloads.
+    fn leave_inside(&mut self, container: &CgroupPath) {
         // The path of one run by hand did not tell; what it made inside was taken for plain cgroups.
         let is_below = |memcg: &MemcgId| {
             self.registry.path(*memcg).is_some_and(|path| path.depth() > container.depth() && path.is_within(container))
@@ -161,15 +158,8 @@ impl Pipeline {
         }
     }
 
-    /// A sandbox' cgroup, which the gVisor source measures.
-    pub(super) fn leave_to_gvisor(&mut self, memcg: MemcgId, path: &CgroupPath) {
-        for above in self.registry.mark_above(path) {
-            self.leave(above);
-        }
-        self.leave(memcg);
-    }
-
-    fn leave(&mut self, memcg: MemcgId) {
+    /// No workload, or a sandbox' cgroup, which the gVisor source measures.
+    pub(super) fn leave(&mut self, memcg: MemcgId) {
         if let Some(told) = self.cgroups.told.remove(&memcg) {
             self.cgroups.tell(Change::Leave(memcg));
             self.workload_stopped(memcg, told, clock::boot_ns());
@@ -278,6 +268,11 @@ impl Pipeline {
                 let memcg = kill.oom_memcg.as_ref().filter(|_| finding.limit_depth >= Some(depth));
                 let own_limit = memcg.and_then(|memcg| memcg.limit_bytes.zip(memcg.usage_bytes));
                 self.inventory.killed(key, own_limit);
+                // A limit above it is that of another workload.
+                if let Some(above) = self.limited_above(finding, depth) {
+                    let memcg = kill.oom_memcg.as_ref();
+                    self.inventory.killed(above, memcg.and_then(|memcg| memcg.limit_bytes.zip(memcg.usage_bytes)));
+                }
             }
             Body::NearLimit(_) | Body::OverLimit(_) => {
                 if let Some((key, _)) = self.key_of(finding, container_depth) {
@@ -286,6 +281,15 @@ impl Pipeline {
             }
             _ => {}
         }
+    }
+
+    /// The cgroup whose limit was hit, where that lies above the workload at this depth.
+    fn limited_above(&self, finding: &Finding, depth: usize) -> Option<WorkloadKey> {
+        let limit_depth = finding.limit_depth.filter(|at| (1..depth).contains(at))?;
+        let subject = finding.subject.as_ref()?;
+        let path = subject.path.as_ref().or_else(|| self.registry.path(subject.memcg))?;
+        let key = WorkloadKey::Cgroup(self.registry.id(&path.ancestor(limit_depth)?)?);
+        self.inventory.contains(key).then_some(key)
     }
 
     /// The workload that a finding is about, and the depth of its cgroup.

@@ -178,7 +178,7 @@ fn the_start_names_the_tier() {
 /// One of each kind, and of each that has several forms.
 const EVERY_EVENT: &str = include_str!("fixtures/every_event.jsonl");
 
-fn every_event() -> Vec<Event> {
+pub(super) fn every_event() -> Vec<Event> {
     EVERY_EVENT
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))

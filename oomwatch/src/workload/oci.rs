@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::Engine;
+use super::{Engine, escape::escape};
 
 /// The longest text taken from a file for a name: far above what any engine allows.
 const MAX_NAME_BYTES: usize = 1024;
@@ -138,9 +138,9 @@ pub(super) fn kubelet_names(get: &impl Fn(&str) -> Option<String>) -> Names {
     }
 }
 
-/// A name worth taking: not empty, not absurdly long.
+/// A name worth taking: not empty, not absurdly long; made printable.
 pub(super) fn name(text: Option<&String>) -> Option<String> {
-    text.filter(|text| !text.is_empty() && text.len() <= MAX_NAME_BYTES).cloned()
+    text.filter(|text| !text.is_empty() && text.len() <= MAX_NAME_BYTES).map(|text| escape(text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
             "io.kubernetes.cri.sandbox-namespace": "n\n",
         }));
         assert_eq!((found.container_name, found.pod_name), (None, None));
-        assert_eq!(found.pod_namespace.as_deref(), Some("n\n"));
+        assert_eq!(found.pod_namespace.as_deref(), Some("n\\x0a"));
     }
 
     #[test]

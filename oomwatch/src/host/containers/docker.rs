@@ -18,7 +18,7 @@ pub(super) fn look(search: &mut Search<'_>) {
     if let Some(id) = search.id.clone() {
         if search.may_be(Engine::Docker) {
             let mut folders = std::mem::take(&mut search.docker_folders);
-            folders.extend(usual(&id));
+            folders.extend(usual(search, &id));
             _ = folders.iter().any(|folder| take(search, folder));
         }
         return;
@@ -27,7 +27,7 @@ pub(super) fn look(search: &mut Search<'_>) {
         return;
     }
     for id in possible_ids(search) {
-        for folder in usual(&id) {
+        for folder in usual(search, &id) {
             let hostconfig: Option<DockerHostConfig> = search.json(&folder.join("hostconfig.json"));
             let parent = hostconfig.as_ref().and_then(DockerHostConfig::cgroup_parent);
             let fit = parent.map_or(Fit::No, |parent| below(search, parent, &id));
@@ -38,8 +38,10 @@ pub(super) fn look(search: &mut Search<'_>) {
     }
 }
 
-fn usual(id: &str) -> [PathBuf; 2] {
-    DATA_ROOTS.map(|root| [root, "containers", id].iter().collect())
+/// Of a user's cgroup nothing of the system's docker: users make cgroups of any name.
+fn usual(search: &Search<'_>, id: &str) -> Vec<PathBuf> {
+    let roots = DATA_ROOTS.iter().filter(|_| search.user.is_none());
+    roots.map(|root| [root, "containers", id].iter().collect()).collect()
 }
 
 /// Whether docker, on cgroupfs, would put the container `id` with this parent where the path says.

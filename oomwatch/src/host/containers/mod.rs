@@ -10,10 +10,12 @@ mod search;
 mod state;
 mod storage;
 mod supervisor;
+mod users;
 
 use std::path::PathBuf;
 
 use self::search::Search;
+pub(crate) use self::users::Users;
 use super::HostRoot;
 use crate::workload::{CgroupIdentity, Workload};
 
@@ -89,7 +91,9 @@ pub fn describe(root: &HostRoot, identity: &CgroupIdentity, cgroup_path: &[u8], 
     state::look(&mut search);
     docker::look(&mut search);
     storage::look(&mut search);
-    pods::look(&mut search);
+    if identity.user.is_none() {
+        pods::look(&mut search);
+    }
     search.finish()
 }
 

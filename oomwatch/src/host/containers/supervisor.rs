@@ -1,6 +1,9 @@
 //! The process that an engine leaves with every container: containerd's shim or conmon. Its
 //! arguments and working folder say where the bundle is, wherever the engine's folders are.
-//! Reads `/proc/PID/stat`, `cmdline`, `cgroup` and `cwd`.
+//! Reads `/proc/PID/stat`, `comm`, `status`, `ns/mnt`, `cmdline`, `cgroup` and `cwd`.
+//!
+//! Only a process of root's outside of containers is believed. Any other could play the part, and
+//! hold up for ever who reads its arguments, for those are in its memory.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,6 +12,8 @@ use std::path::{Path, PathBuf};
 use super::search::Search;
 use crate::workload::path::components;
 
+/// What they are called, as far as the kernel has room for a name.
+const PROGRAMS: [&[u8]; 2] = [b"containerd-shim", b"conmon"];
 /// How far up from a process the shim is looked for: a container's own tree can be deep.
 const MAX_ANCESTORS: usize = 32;
 
@@ -75,6 +80,11 @@ fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
 }
 
 fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
+    let name = search.read(&proc_file(pid, "comm"))?;
+    let may_be_one = PROGRAMS.iter().any(|program| name.starts_with(program));
+    if !(may_be_one && uid(search, pid) == Some(0) && is_outside_of_containers(search, pid)) {
+        return None;
+    }
     let command = search.read(&proc_file(pid, "cmdline"))?;
     let arguments: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
     let program = Path::new(OsStr::from_bytes(arguments.first()?)).file_name()?.to_str()?.to_owned();
@@ -84,6 +94,19 @@ fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
     program.starts_with("containerd-shim").then_some(())?;
     let bundle = search.read_link(&proc_file(pid, "cwd"))?;
     shim(&arguments, program, bundle)
+}
+
+/// The effective user id.
+fn uid(search: &mut Search<'_>, pid: u32) -> Option<u32> {
+    let status = search.read(&proc_file(pid, "status"))?;
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// It sees the mounts that the host's first process sees.
+fn is_outside_of_containers(search: &mut Search<'_>, pid: u32) -> bool {
+    let mounts = search.read_link(&proc_file(pid, "ns/mnt"));
+    mounts.is_some() && mounts == search.read_link(&proc_file(1, "ns/mnt"))
 }
 
 fn conmon(arguments: &[&[u8]]) -> Option<Kind> {

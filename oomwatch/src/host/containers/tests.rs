@@ -42,12 +42,25 @@ impl Host {
         self
     }
 
-    /// A process: its parent, command line, cgroup in the memory hierarchy and working folder.
+    /// A process of root's: its parent, command line, cgroup in the memory hierarchy and working folder.
     fn process(&self, pid: u32, parent: u32, command: &str, cgroup: &str, cwd: &str) -> &Self {
+        let program = command.split(' ').next().unwrap().rsplit('/').next().unwrap();
+        self.file(&format!("/proc/{pid}/comm"), format!("{}\n", &program[..program.len().min(15)]));
+        self.belongs(pid, 0, "mnt:[1]").belongs(1, 0, "mnt:[1]");
         self.file(&format!("/proc/{pid}/stat"), format!("{pid} (a) b) S {parent} 1 1"))
             .file(&format!("/proc/{pid}/cmdline"), command.replace(' ', "\0") + "\0")
             .file(&format!("/proc/{pid}/cgroup"), format!("9:name=systemd:/\n4:memory:{cgroup}\n0::/\n"));
         symlink(cwd, self.at(&format!("/proc/{pid}/cwd"))).unwrap();
+        self
+    }
+
+    /// Whose a process is, and which mounts it sees.
+    fn belongs(&self, pid: u32, uid: u32, mounts: &str) -> &Self {
+        self.file(&format!("/proc/{pid}/status"), format!("Name:\ta\nUid:\t0\t{uid}\t0\t0\nGid:\t0\t0\t0\t0\n"));
+        let link = self.at(&format!("/proc/{pid}/ns/mnt"));
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        drop(fs::remove_file(&link));
+        symlink(mounts, link).unwrap();
         self
     }
 
@@ -415,6 +428,29 @@ fn a_file_that_names_another_pod_gives_no_pods_name() {
     let found = host.describe(&format!("/kubepods/pod1858680e-b044-4fd5-9dd4-f137e30e2180/{id}"), None);
     assert_eq!((text(&found.workload.pod_name), text(&found.workload.container_name)), ("", "test-pod-9240"));
     assert_eq!(reasons(&found), ["other_pod"]);
+}
+
+#[test]
+fn a_shim_is_roots_and_outside_of_containers() {
+    for (uid, mounts) in [(1000, "mnt:[1]"), (0, "mnt:[2]")] {
+        let host = docker_host();
+        host.belongs(10, uid, mounts);
+        let found = host.describe(&format!("/docker/{WEB}"), Some(30));
+        assert_eq!(found.workload.container_name, None, "its folders are unusual, and only the shim tells of them");
+    }
+}
+
+/// A user may call his cgroups as he likes.
+#[test]
+fn a_users_cgroup_is_no_container_of_the_systems_docker() {
+    let host = Host::new();
+    host.file(&format!("/var/lib/docker/containers/{WEB}/config.v2.json"), fixture!("docker/wl-web/config.v2.json"));
+    let name = |path: &str| host.describe(path, None).workload.container_name;
+    assert_eq!(name(&format!("/system.slice/docker-{WEB}.scope")).as_deref(), Some("wl-web"));
+    let in_users = format!("/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{WEB}.scope");
+    assert_eq!(name(&in_users), None);
+    let in_users = format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{WEB}.scope");
+    assert_eq!(name(&in_users), None);
 }
 
 #[test]

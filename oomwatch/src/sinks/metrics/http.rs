@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Exporter;
+use super::{Exporter, series::Reader};
 
 /// Connections at once; more wait in the kernel.
 const MAX_CONNECTIONS: usize = 32;
@@ -33,6 +33,7 @@ const RETRY: Duration = Duration::from_millis(200);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Serves until it is dropped, and all connections with it.
@@ -75,7 +76,7 @@ async fn respond(request: Request<Incoming>, exporter: &Arc<Exporter>) -> Result
         return Ok(refused);
     }
     Ok(match request.uri().path() {
-        "/metrics" => metrics(exporter, wants_openmetrics(&request)).await,
+        "/metrics" => metrics(exporter, wants_openmetrics(&request), reader(&request)).await,
         "/healthz" => healthz(exporter).await,
         _ => response(StatusCode::NOT_FOUND, PLAIN, "here are /metrics and /healthz\n".to_owned()),
     })
@@ -87,8 +88,13 @@ fn wants_openmetrics<B>(request: &Request<B>) -> bool {
     accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with("application/openmetrics-text"))
 }
 
-async fn metrics(exporter: &Arc<Exporter>, openmetrics: bool) -> Response<Full<Bytes>> {
-    match exporter.page(openmetrics).await {
+/// Prometheus says how long it waits, and so does what is made after it.
+fn reader<B>(request: &Request<B>) -> Reader {
+    if request.headers().contains_key(SCRAPE_TIMEOUT) { Reader::Scraper } else { Reader::Other }
+}
+
+async fn metrics(exporter: &Arc<Exporter>, openmetrics: bool, reader: Reader) -> Response<Full<Bytes>> {
+    match exporter.page(openmetrics, reader).await {
         Ok(page) => response(StatusCode::OK, if openmetrics { OPENMETRICS } else { CLASSIC }, page),
         Err(error) => {
             tracing::warn!("the metrics cannot be written: {error:#}");

@@ -27,7 +27,7 @@ use tokio::{
 pub(crate) use self::series::Limits;
 use self::{
     page::{PREFIX, Snapshot, classic},
-    series::Series,
+    series::{Reader, Series},
 };
 use super::{Delivery, Sink, text};
 use crate::{
@@ -197,7 +197,7 @@ impl Exporter {
     }
 
     /// The page. Where the pipeline does not answer in time, counters stand as they are and memory is left out.
-    async fn page(self: &Arc<Self>, openmetrics: bool) -> anyhow::Result<String> {
+    async fn page(self: &Arc<Self>, openmetrics: bool, reader: Reader) -> anyhow::Result<String> {
         let live = self.ask(Request::Living).await;
         let rows = self.ask(Request::Workloads).await.unwrap_or_default();
         let now_ns = clock::boot_ns();
@@ -207,7 +207,7 @@ impl Exporter {
             if let Some(live) = live {
                 series.live(live.iter().map(|workload| &**workload), now_ns);
             }
-            Snapshot::of(&series, &rows, sources)
+            Snapshot::of(&mut series, &rows, sources, reader)
         };
         let this = Arc::clone(self);
         // A host with thousands of workloads has megabytes to write: not in the agent's own task.

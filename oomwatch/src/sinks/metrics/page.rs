@@ -16,7 +16,7 @@ use prometheus_client::{
 
 use super::{
     labels::{Key, Labels},
-    series::{Cause, Counts, Series},
+    series::{Cause, Counts, Reader, Series},
 };
 use crate::{inventory::Row, sinks, stats::SourceState};
 
@@ -67,8 +67,8 @@ impl EncodeLabelSet for KillLabels<'_> {
 
 impl Snapshot {
     /// Of now. `rows` name what lives before what ended.
-    pub(super) fn of(series: &Series, rows: &[Row], sources: Vec<SourceState>) -> Self {
-        let (mut counts, evicted) = series.read();
+    pub(super) fn of(series: &mut Series, rows: &[Row], sources: Vec<SourceState>, reader: Reader) -> Self {
+        let (mut counts, evicted) = series.read(reader);
         counts.sort_by(|a, b| a.labels.cmp(&b.labels));
         // A container that was restarted has the id of the one before it.
         let mut seen: HashSet<Key> = HashSet::new();
@@ -102,9 +102,9 @@ impl Snapshot {
     fn kills(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut family = encoder.encode_descriptor("oom_kills", KILLS, None, MetricType::Counter)?;
         for counts in &self.counts {
-            for (cause, count) in &counts.kills {
-                let labels = KillLabels { workload: &counts.labels, cause: *cause };
-                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            for kills in &counts.kills {
+                let labels = KillLabels { workload: &counts.labels, cause: kills.cause };
+                ConstCounter::new(kills.count).encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())

@@ -44,7 +44,7 @@ fn page(rows: &[Row]) -> String {
     series.live([&hostile()], 1);
     series.killed(Some(&hostile()), (Some(Scope::Memcg), Some(LimitOwner::Pod)), 1);
     let sources = vec![SourceState { name: "kernel", up: true }, SourceState { name: "gvisor", up: false }];
-    Snapshot::of(&series, rows, sources).page(&Registry::default()).unwrap()
+    Snapshot::of(&mut series, rows, sources, Reader::Other).page(&Registry::default()).unwrap()
 }
 
 const WHO: &str =

@@ -1,4 +1,7 @@
 //! Counters of each workload: begun at 0 when it is found, kept for ten minutes after its end, bounded in number. Pure.
+//!
+//! A scraper is shown each of them at 0 first, and what was counted by then with its next scrape: to `increase()` a
+//! counter that begins with 1 did not rise, and a container may be killed and gone before anybody scraped it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,13 +28,30 @@ pub(super) struct Counts {
     /// Who.
     pub(super) labels: Arc<Labels>,
     /// Processes killed, by cause.
-    pub(super) kills: Vec<(Cause, u64)>,
+    pub(super) kills: Vec<Kills>,
     /// Limits hit without a kill.
     pub(super) ooms: u64,
     /// Warnings.
     pub(super) near_limits: u64,
+    /// A scraper was shown the two before.
+    shown: bool,
     /// When it was last alive or in an event, `CLOCK_BOOTTIME` in nanoseconds.
     seen_ns: u64,
+}
+
+/// Kills for one cause.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kills {
+    pub(super) cause: Cause,
+    pub(super) count: u64,
+    /// A scraper was shown it.
+    shown: bool,
+}
+
+impl Kills {
+    fn new(cause: Cause, count: u64) -> Self {
+        Self { cause, count, shown: false }
+    }
 }
 
 /// Counters of all workloads.
@@ -43,6 +63,15 @@ pub(super) struct Series {
     evicted: u64,
     max: usize,
     limits: Limits,
+}
+
+/// Who reads the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Who computes with what it sees one time after the other.
+    Scraper,
+    /// Who wants to know how it stands.
+    Other,
 }
 
 /// Of which kills the limit that was hit is known.
@@ -66,10 +95,10 @@ impl Series {
     /// A process was killed.
     pub(super) fn killed(&mut self, workload: Option<&Workload>, cause: Cause, now_ns: u64) {
         let counts = self.counts(workload, now_ns);
-        if let Some((_, count)) = counts.kills.iter_mut().find(|(known, _)| *known == cause) {
-            *count += 1;
+        if let Some(kills) = counts.kills.iter_mut().find(|kills| kills.cause == cause) {
+            kills.count += 1;
         } else {
-            counts.kills.push((cause, 1));
+            counts.kills.push(Kills::new(cause, 1));
             self.size += 1;
         }
     }
@@ -135,7 +164,7 @@ impl Series {
     }
 
     fn fresh(&self, labels: Labels, now_ns: u64) -> Counts {
-        let kills = first_causes(&labels, self.limits).map(|cause| (cause, 0)).collect();
+        let kills = first_causes(&labels, self.limits).map(|cause| Kills::new(cause, 0)).collect();
         Counts::new(labels, kills, now_ns)
     }
 
@@ -155,8 +184,12 @@ impl Series {
     }
 
     /// All counters, and how many series went before their time or were not begun.
-    pub(super) fn read(&self) -> (Vec<Counts>, u64) {
-        (self.workloads.values().cloned().collect(), self.evicted)
+    pub(super) fn read(&mut self, reader: Reader) -> (Vec<Counts>, u64) {
+        let counts = self.workloads.values_mut().map(|counts| match reader {
+            Reader::Scraper => counts.show(),
+            Reader::Other => counts.clone(),
+        });
+        (counts.collect(), self.evicted)
     }
 
     /// The labels that a workload's counters have.
@@ -166,8 +199,22 @@ impl Series {
 }
 
 impl Counts {
-    fn new(labels: Labels, kills: Vec<(Cause, u64)>, now_ns: u64) -> Self {
-        Self { labels: Arc::new(labels), kills, ooms: 0, near_limits: 0, seen_ns: now_ns }
+    fn new(labels: Labels, kills: Vec<Kills>, now_ns: u64) -> Self {
+        Self { labels: Arc::new(labels), kills, ooms: 0, near_limits: 0, shown: false, seen_ns: now_ns }
+    }
+
+    /// What a scraper sees.
+    fn show(&mut self) -> Self {
+        let mut seen = self.clone();
+        if !std::mem::replace(&mut self.shown, true) {
+            (seen.ooms, seen.near_limits) = (0, 0);
+        }
+        for (kills, seen) in self.kills.iter_mut().zip(&mut seen.kills) {
+            if !std::mem::replace(&mut kills.shown, true) {
+                seen.count = 0;
+            }
+        }
+        seen
     }
 
     /// Series that it takes.
@@ -176,7 +223,7 @@ impl Counts {
     }
 
     fn is_zero(&self) -> bool {
-        self.ooms == 0 && self.near_limits == 0 && self.kills.iter().all(|(_, count)| *count == 0)
+        self.ooms == 0 && self.near_limits == 0 && self.kills.iter().all(|kills| kills.count == 0)
     }
 }
 

@@ -18,7 +18,7 @@ fn counts(series: &Series, workload: &Workload) -> Option<Counts> {
 }
 
 fn kills(series: &Series, workload: &Workload, cause: Cause) -> Option<u64> {
-    counts(series, workload)?.kills.iter().find(|(known, _)| *known == cause).map(|(_, count)| *count)
+    counts(series, workload)?.kills.iter().find(|kills| kills.cause == cause).map(|kills| kills.count)
 }
 
 #[test]
@@ -50,11 +50,36 @@ fn processes_outside_of_containers_and_the_unknown_are_there_from_the_beginning(
     assert_eq!(kills(&series, &Workload::default(), (Some(Scope::Host), Some(LimitOwner::Host))), Some(1));
 }
 
+/// What a reader sees of a container's kills, limits hit without one, and warnings.
+fn seen(series: &mut Series, reader: Reader, workload: &Workload) -> (Vec<u64>, u64, u64) {
+    let of = Labels::of(Some(workload));
+    let (all, _) = series.read(reader);
+    let counts = all.into_iter().find(|counts| *counts.labels == of).unwrap();
+    (counts.kills.iter().map(|kills| kills.count).filter(|count| *count > 0).collect(), counts.ooms, counts.near_limits)
+}
+
+#[test]
+fn a_scraper_sees_every_counter_at_zero_first_and_others_what_it_is() {
+    let (mut series, web) = (series(), container("web"));
+    series.killed(Some(&web), BY_CONTAINER, SECOND);
+    series.oom(Some(&web), 3, SECOND);
+    series.near_limit(Some(&web), SECOND);
+    assert_eq!(seen(&mut series, Reader::Other, &web), (vec![1], 3, 1));
+    assert_eq!(seen(&mut series, Reader::Scraper, &web), (vec![], 0, 0));
+    assert_eq!(seen(&mut series, Reader::Scraper, &web), (vec![1], 3, 1));
+    // A cause that was not reckoned with.
+    series.killed(Some(&web), (None, None), SECOND);
+    series.killed(Some(&web), BY_CONTAINER, SECOND);
+    assert_eq!(seen(&mut series, Reader::Scraper, &web), (vec![2], 3, 1));
+    assert_eq!(seen(&mut series, Reader::Scraper, &web), (vec![2, 1], 3, 1));
+}
+
 #[test]
 fn without_limits_kills_are_counted_from_zero_without_a_cause() {
     let (mut series, web) = (Series::new(Limits::Never), container("web"));
     series.live([&web], SECOND);
-    assert_eq!(counts(&series, &web).unwrap().kills, [((None, None), 0)]);
+    let kills: Vec<_> = counts(&series, &web).unwrap().kills.iter().map(|kills| (kills.cause, kills.count)).collect();
+    assert_eq!(kills, [((None, None), 0)]);
 }
 
 #[test]
@@ -99,7 +124,7 @@ fn the_number_of_series_is_bounded_and_what_counted_nothing_goes_first() {
     assert_eq!(kills(&series, &killed, BY_CONTAINER), Some(1));
     assert!(counts(&series, &idle).is_none());
     assert!(counts(&series, &container("other-49")).is_some());
-    assert!(series.read().1 > 0);
+    assert!(series.read(Reader::Other).1 > 0);
 }
 
 #[test]
@@ -107,10 +132,10 @@ fn what_lives_does_not_yield_to_zeros_but_to_a_kill() {
     let mut series = Series { max: 40, ..series() };
     let all: Vec<Workload> = (0..50).map(|number| container(&format!("c{number}"))).collect();
     series.live(&all, SECOND);
-    let (first, evicted) = series.read();
+    let (first, evicted) = series.read(Reader::Other);
     assert!(series.size <= 40 && evicted > 0);
     series.live(&all, 2 * SECOND);
-    assert_eq!(series.read().0.len(), first.len(), "the same live ones are kept from scrape to scrape");
+    assert_eq!(series.read(Reader::Other).0.len(), first.len(), "the same live ones are kept from scrape to scrape");
     series.killed(Some(&all[49]), BY_CONTAINER, 3 * SECOND);
     assert_eq!(kills(&series, &all[49], BY_CONTAINER), Some(1));
     assert!(series.size <= 40);

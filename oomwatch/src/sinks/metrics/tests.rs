@@ -1,6 +1,7 @@
 //! What events become in counters, and what the parts of the agent become in health.
 
 use super::*;
+use crate::sinks::tests::every_event;
 
 fn exporter(stats: &Arc<Stats>) -> (Arc<Exporter>, mpsc::Receiver<Request>) {
     let (asker, requests) = mpsc::channel(1);
@@ -43,7 +44,7 @@ async fn every_metric_of_the_interface_is_on_the_page_from_the_beginning() {
     let stats = Arc::new(Stats::default());
     let (exporter, requests) = exporter(&stats);
     let pipeline = tokio::spawn(answer(requests));
-    let page = exporter.page(true).await.unwrap();
+    let page = exporter.page(true, Reader::Other).await.unwrap();
     let version = env!("CARGO_PKG_VERSION");
     for sample in [
         "oomwatch_oom_kills_total{runtime=\"process\",scope=\"memcg\",limit_owner=\"slice\"} 0",
@@ -63,6 +64,40 @@ async fn every_metric_of_the_interface_is_on_the_page_from_the_beginning() {
     }
     pipeline.abort();
     drop(pipeline.await);
-    let without = exporter.page(false).await.unwrap();
+    let without = exporter.page(false, Reader::Other).await.unwrap();
     assert!(without.contains("# TYPE oomwatch_oom_kills_total counter"), "{without}");
+}
+
+#[tokio::test]
+async fn every_event_is_counted_as_what_it_is() {
+    let stats = Arc::new(Stats::default());
+    let (exporter, requests) = exporter(&stats);
+    let pipeline = tokio::spawn(answer(requests));
+    for event in every_event() {
+        exporter.count(&Delivery::new(event));
+    }
+    let page = exporter.page(true, Reader::Other).await.unwrap();
+    for sample in [
+        "oomwatch_events_total{event=\"oom_kill\"} 3",
+        "oomwatch_events_total{event=\"near_limit\"} 2",
+        "oomwatch_events_total{event=\"missed\"} 1",
+        "oomwatch_events_lost_total{stage=\"ringbuf\"} 7",
+        "oomwatch_events_lost_total{stage=\"queue\"} 0",
+        "oomwatch_events_lost_total{stage=\"sink\"} 1002",
+        "oomwatch_missed_kills_total 2",
+        "oomwatch_resolution_failures_total{reason=\"no_workload\"} 1",
+        "oomwatch_resolution_failures_total{reason=\"no_runtime\"} 0",
+        "oomwatch_resolution_failures_total{reason=\"no_limit\"} 0",
+        "oomwatch_detection_latency_seconds_count 1",
+    ] {
+        assert!(page.lines().any(|line| line == sample), "no {sample} in {page}");
+    }
+    let sum = |name: &str| -> u64 {
+        let samples = page.lines().filter(|line| line.starts_with(name));
+        samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum("oomwatch_oom_kills_total{"), 3);
+    assert_eq!(sum("oomwatch_oom_total{"), 12);
+    assert_eq!(sum("oomwatch_near_limit_total{"), 2);
+    pipeline.abort();
 }

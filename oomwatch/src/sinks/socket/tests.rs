@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::*;
-use crate::{client::ClientError, sinks::hub_tests::event};
+use crate::{client::ClientError, event::Event, sinks::hub_tests::event};
 
 /// A socket whose questions are answered with nothing.
 struct Served {
@@ -182,7 +182,11 @@ fn a_file_that_is_no_socket_stays() {
 fn a_client_that_never_reads_does_not_keep_the_agent() {
     let mut served = served();
     let _sleeping = served.client();
-    served.send(1..=10 * KEPT as u64);
+    // All that is kept must be more than a socket has room for.
+    for seq in 1..=KEPT as u64 {
+        let large = Event { boot_id: "x".repeat(4096).into(), ..event(seq) };
+        assert!(served.socket.take(&Arc::new(Delivery::new(large))));
+    }
     served.socket.close();
     assert!(!served.socket.finish(clock::boot_ns() + 50_000_000), "there is something left for it");
     assert!(served.socket.finish(clock::boot_ns() + 60_000_000_000), "but it is left behind");

@@ -12,14 +12,14 @@ use crate::{
     clock,
     host::{
         HostError, HostRoot,
-        charge::{CgroupFiles, Charge},
+        charge::{CgroupFiles, Gauge, Held, Pace},
         limit::host_memory,
         memory::MemoryHierarchy,
     },
     observation::{Measurement, MemcgId, MemoryCrossed, MemoryLimit, Observation, WorkloadKey},
     sources::{
         stall::{self, Stall},
-        watch::{Budget, Crossing, Due, Limit, Reading, Settings, Watch},
+        watch::{Budget, Crossing, Due, Kind, Limit, Reading, Settings, Watch},
     },
 };
 
@@ -60,9 +60,10 @@ struct Watched {
     path: CgroupPath,
     is_container: bool,
     files: CgroupFiles,
+    gauge: Gauge,
     watch: Watch,
     peak: Peak,
-    /// The lowest up to the root, less than the host has.
+    /// Its own, less than the host has. One above it is shared with others, and stands with the cgroup that has it.
     limit_bytes: Option<u64>,
     stall: Stall,
     /// Looks so far, at most as many as there are first ones.
@@ -81,6 +82,8 @@ pub(super) struct Watcher {
     host_bytes: Option<u64>,
     wanted: Wanted,
     watched: HashMap<MemcgId, Watched>,
+    /// Some found no room, and that was said.
+    is_full: bool,
     due: BTreeSet<(u64, MemcgId)>,
     budget: Budget,
     out: Vec<Observation>,
@@ -96,6 +99,7 @@ impl Watcher {
             hierarchy,
             wanted,
             watched: HashMap::new(),
+            is_full: false,
             due: BTreeSet::new(),
             budget: Budget::new(clock::boot_ns()),
             out: Vec::new(),
@@ -136,13 +140,17 @@ impl Watcher {
             known.is_container |= candidate.is_container;
             return;
         }
-        if self.watched.len() >= MAX_CGROUPS {
-            tracing::debug!(path = ?candidate.path, "too many cgroups: one is not measured");
+        if self.watched.len() >= MAX_CGROUPS && !(candidate.is_container && self.make_room()) {
+            if !std::mem::replace(&mut self.is_full, true) {
+                tracing::warn!(most = MAX_CGROUPS, "there are too many cgroups: some are not measured");
+            }
             return;
         }
         let due_ns = now_ns.saturating_add(FIRST_LOOKS_NS[0]);
+        let files = CgroupFiles::new(&self.hierarchy.folder(&candidate.path), self.hierarchy.version);
         let watched = Watched {
-            files: CgroupFiles::new(&self.hierarchy.folder(&candidate.path), self.hierarchy.version),
+            gauge: Gauge::new(files.clone()),
+            files,
             path: candidate.path,
             is_container: candidate.is_container,
             watch: Watch::new(self.wanted.settings),
@@ -152,11 +160,19 @@ impl Watcher {
             looks: 0,
             look_again_ns: 0,
             looked_ns: 0,
-            wanted: false,
+            wanted: candidate.is_container,
             due_ns,
         };
         self.watched.insert(candidate.memcg, watched);
         self.due.insert((due_ns, candidate.memcg));
+    }
+
+    /// Any user may make as many cgroups as he likes. One of those gives way that have no limit and so are no workload.
+    fn make_room(&mut self) -> bool {
+        let idle = self.watched.iter().find(|(_, watched)| !watched.wanted && !watched.is_container);
+        let Some(memcg) = idle.map(|(memcg, _)| *memcg) else { return false };
+        self.forget(memcg);
+        true
     }
 
     fn forget(&mut self, memcg: MemcgId) {
@@ -221,7 +237,8 @@ impl Watcher {
                 self.out.extend(stalled.map(Observation::Stalled));
                 let crossing = watched.watch.observe(watched.reading(now_ns, held_bytes));
                 self.measured.push(watched.measurement(memcg, now_ns, held_bytes));
-                if let Some(crossing) = crossing.filter(|_| self.wanted.warn) {
+                // A warning that was told is over some time, also where none are wanted any more.
+                if let Some(crossing) = crossing.filter(|it| self.wanted.warn || it.kind == Kind::Recovered) {
                     let threshold_percent = self.wanted.settings.threshold_percent;
                     let crossed = crossed(memcg, &crossing, watched.limit(), threshold_percent);
                     self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
@@ -258,8 +275,11 @@ impl Watched {
     fn read(&mut self, host: &Host<'_>, now_ns: u64) -> Result<Option<u64>, HostError> {
         let looks_again = self.look_again_ns <= now_ns;
         if looks_again {
-            let own = if self.is_container { None } else { host.hierarchy.own_limit(host.root, &self.path)? };
-            self.wanted = self.is_container || own.is_some_and(|limit| limit.is_some());
+            // One that cannot be read now is what it was.
+            if let Some(own) = host.hierarchy.own_limit(host.root, &self.path)? {
+                self.wanted = self.is_container || own.is_some();
+                self.limit_bytes = own.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
+            }
             let again_ns = if host.warn { LOOK_AGAIN_TO_WARN_NS } else { LOOK_AGAIN_NS };
             // One without a limit is looked at for nothing else.
             self.look_again_ns = if self.wanted { now_ns.saturating_add(again_ns) } else { now_ns };
@@ -267,22 +287,12 @@ impl Watched {
         if !self.wanted {
             return Ok(None);
         }
-        let charge = self.files.read(host.root)?;
-        // On cgroup v1 the limit stands in the file that was read anyway.
-        if looks_again || host.hierarchy.version == 1 {
-            self.read_limit(host, &charge);
-        }
+        let near = self.limit_bytes.map(|bytes| self.watch.threshold_bytes(Limit { bytes, enforced: true }));
+        let pace = Pace { exact_every_ns: if looks_again { 0 } else { u64::MAX }, keeps: host.warn };
+        let Held { bytes: held_bytes, exact } = self.gauge.read(host.root, now_ns, near, pace)?;
         let mark = if looks_again { self.files.highest_charge(host.root) } else { None };
-        self.peak.observe(charge.held_bytes(), charge.reclaimable_bytes, mark);
-        Ok(Some(charge.held_bytes()))
-    }
-
-    fn read_limit(&mut self, host: &Host<'_>, charge: &Charge) {
-        let lowest = host.hierarchy.lowest_limit(host.root, &self.path, Some(&charge.stat));
-        // One that cannot be read now is what it was.
-        if let Some(lowest) = lowest {
-            self.limit_bytes = lowest.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
-        }
+        self.peak.observe(held_bytes, exact.map_or(0, |charge| charge.reclaimable_bytes), mark);
+        Ok(Some(held_bytes))
     }
 
     /// When it is to be looked at, so far as a warning needs it.

@@ -112,10 +112,10 @@ fn only_measurement(observations: &[Observation]) -> Measurement {
 }
 
 #[test]
-fn a_container_is_measured_without_its_file_cache_with_the_lowest_limit() {
+fn a_container_is_measured_without_its_file_cache_with_its_own_limit() {
     for version in [1, 2] {
         let tree = Tree::new(version);
-        tree.limits(Some(100), Some(200));
+        tree.limits(Some(300), Some(100));
         let measured = only_measurement(&look(&mut tree.watcher(true, false)));
         assert_eq!(measured.key, WorkloadKey::Cgroup(LOOKED_AT));
         assert_eq!((measured.usage_bytes, measured.peak_bytes), (50 * MIB, 50 * MIB));
@@ -123,6 +123,17 @@ fn a_container_is_measured_without_its_file_cache_with_the_lowest_limit() {
         assert_eq!(measured.limit, Some(limit), "cgroup v{version}");
         let pressure = Pressure { some_avg10: 1.5, full_avg10: 0.5 };
         assert_eq!(measured.pressure, Some(pressure).filter(|_| version == 2));
+    }
+}
+
+/// What a container holds alone says nothing of a limit that it shares.
+#[test]
+fn a_limit_above_is_not_the_containers() {
+    for version in [1, 2] {
+        let tree = Tree::new(version);
+        tree.limits(Some(100), None);
+        let measured = only_measurement(&look(&mut tree.watcher(true, false)));
+        assert_eq!((measured.usage_bytes, measured.limit), (50 * MIB, None), "cgroup v{version}");
     }
 }
 
@@ -159,7 +170,7 @@ fn others_are_measured_while_they_have_a_limit_of_their_own() {
         let mut watcher = tree.watcher(false, false);
         assert_eq!(look(&mut watcher), [], "cgroup v{version}");
         tree.limits(Some(100), Some(200));
-        assert_eq!(only_measurement(&look(&mut watcher)).limit.map(|limit| limit.bytes), Some(100 * MIB));
+        assert_eq!(only_measurement(&look(&mut watcher)).limit.map(|limit| limit.bytes), Some(200 * MIB));
         assert_eq!(tree.watcher(true, false).watched.len(), 1);
     }
 }

@@ -159,8 +159,11 @@ impl Discovery {
         let mut refused = BTreeMap::new();
         let pids = self.processes.all();
         for pid in pids.map_err(|errno| HostError::format(Path::new("/proc"), errno.to_string()))? {
-            let verdict = self.judge(pid, now_ns);
-            scan.take(pid, verdict, &mut refused);
+            // Which of them live was just looked at.
+            if !self.known.contains_key(&pid) {
+                let verdict = self.judge(pid, now_ns);
+                scan.take(pid, verdict, &mut refused);
+            }
         }
         for (pid, verdict) in self.judge_by_state(now_ns, None) {
             scan.take(pid, verdict, &mut refused);

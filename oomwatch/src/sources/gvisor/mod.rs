@@ -1,10 +1,12 @@
 //! The source that watches gVisor sandboxes: finds them by themselves, measures them, warns before their limit.
 //!
-//! `argv`, `state` and `limit` read what runsc says, `discover` and `sandbox` find and check, `memory` measures,
-//! `sources::watch` decides what a series of measurements means and when the next is due, `watcher` holds all sandboxes.
+//! `argv`, `state` and `limit` read what runsc says, `discover` and `sandbox` check, `finder` looks at processes as they
+//! start and now and then, `memory` measures, `sources::watch` decides what a series of measurements means and when the
+//! next is due, `watcher` holds all sandboxes.
 
 pub(crate) mod argv;
 pub(crate) mod discover;
+mod finder;
 mod lenient;
 pub(crate) mod limit;
 pub(crate) mod memory;

@@ -1,22 +1,18 @@
-//! All sandboxes under watch: finds them, measures each when it is due, looks at their files again now and then.
+//! All sandboxes under watch: measures each when it is due, looks at their files again now and then.
 //! Blocking, but each call is short: a reading takes 2 to 40 us, a scan of `/proc` some milliseconds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
-    discover::{Discovery, Sandbox, Stamp, Verdict},
+    discover::{Discovery, Sandbox, Stamp},
+    finder::{Finder, Found},
     limit::Limit,
     memory::{Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
     rpc::Address,
-    sandbox::{Details, Reason},
+    sandbox::Details,
 };
 use crate::{
     clock,
@@ -39,30 +35,15 @@ use crate::{
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
-/// A look that is due this soon is taken with the others.
+/// A look may be taken this much earlier or later: with a reading, and with others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case: of one container all that can change shows in the stamp,
 const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
 /// of a pod's others it does not, and some have no stamp.
 const LOOK_ANYWAY_OF_POD_NS: u64 = 30_000_000_000;
 /// A reading that is due this soon is taken with the others: one turn for many sandboxes.
-const TOGETHER_NS: u64 = 25_000_000;
-/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms. Later looks are rarer.
-const STARTING_NS: u64 = 10_000_000;
-/// Looks with the same time between them; the next as many come with [`STARTING_NS`] more.
-const STARTING_STEP: u32 = 25;
-/// How often, which takes 9 seconds: an emulated or busy host is slow. Then it is left to the next scan.
-const STARTING_LOOKS: u32 = 200;
-/// How often all processes are looked at, where starts are told by the kernel; a net below that.
-const SCAN_NS: u64 = 60_000_000_000;
-/// The same where they are not told: a sandbox is to be found within a second.
-const SCAN_ALONE_NS: u64 = 800_000_000;
-/// For how long after a hint that a start was missed, or that only a state file tells a sentry, scans come as often.
-const ALERT_NS: u64 = 2_000_000_000;
-/// From such a hint to the first of these scans: runsc writes the state file some 100 ms after it started the sentry.
-const HINT_NS: u64 = 200_000_000;
-
-/// Label of sandboxes that cannot be measured, beside those of [`Reason`].
+const TOGETHER_NS: u64 = 50_000_000;
+/// Label of sandboxes that cannot be measured, beside those of the finder.
 const UNMEASURABLE: &str = "unmeasurable";
 
 /// What the user wants.
@@ -110,23 +91,14 @@ pub(super) struct Watcher {
     root: HostRoot,
     hierarchy: Option<MemoryHierarchy>,
     wanted: Wanted,
-    discovery: Discovery,
+    finder: Finder,
     watched: HashMap<ProcessId, Watched>,
-    starting: BTreeMap<u32, (u64, u32)>,
-    /// Sandboxes that are starting, as told, by the sentry's process id.
-    announced: BTreeMap<u32, ProcessId>,
     /// Process ids mean the same to the agent as to the host.
     shares_process_ids: bool,
     budget: Budget,
     /// Less where the user wants shorter intervals.
     together_ns: u64,
-    scan_every_ns: u64,
-    scan_ns: u64,
-    scanned_ns: u64,
-    /// Until then scans are as frequent as where no starts are told.
-    alert_until_ns: u64,
     stats: Arc<Stats>,
-    skipped: BTreeSet<Reason>,
     /// Found since the last call of [`Self::take_new`].
     new: Vec<Sentry>,
     out: Vec<Observation>,
@@ -149,26 +121,18 @@ impl Watcher {
         sees_exec: bool,
         stats: Arc<Stats>,
     ) -> Result<Self, HostError> {
-        for reason in Reason::ALL.map(Reason::as_str).into_iter().chain([UNMEASURABLE]) {
-            stats.resolution_failed(reason, 0);
-        }
+        stats.resolution_failed(UNMEASURABLE, 0);
+        let discovery = Discovery::new(root.clone(), hierarchy.clone())?;
         Ok(Self {
-            discovery: Discovery::new(root.clone(), hierarchy.clone())?,
+            finder: Finder::new(discovery, sees_exec, Arc::clone(&stats)),
             shares_process_ids: system::shares_process_ids(&root),
             root,
             hierarchy,
             wanted,
             watched: HashMap::new(),
-            starting: BTreeMap::new(),
-            announced: BTreeMap::new(),
             budget: Budget::new(clock::boot_ns()),
-            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 20).unwrap_or(0)),
-            scan_every_ns: if sees_exec { SCAN_NS } else { SCAN_ALONE_NS },
-            scan_ns: 0,
-            scanned_ns: 0,
-            alert_until_ns: 0,
+            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 10).unwrap_or(0)),
             stats,
-            skipped: BTreeSet::new(),
             new: Vec::new(),
             out: Vec::new(),
             measured: Vec::new(),
@@ -179,7 +143,7 @@ impl Watcher {
     /// From now on the user wants this; or a start was missed.
     pub(super) fn want(&mut self, wanted: Wanted, now_ns: u64) {
         self.wanted = wanted;
-        self.scan_soon(now_ns);
+        self.finder.scan_soon(now_ns);
         for watched in self.watched.values_mut() {
             watched.watch.set(wanted.settings);
             watched.meter.set_choice(wanted.estimator);
@@ -203,17 +167,14 @@ impl Watcher {
 
     /// A process that may be a sentry began a program.
     pub(super) fn exec(&mut self, pid: u32, now_ns: u64) {
-        self.starting.insert(pid, (now_ns, 0));
-        self.check_starting(now_ns);
+        self.finder.exec(pid, now_ns);
+        self.take_in(now_ns);
     }
 
     /// Does what is due.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        let scans = self.scan_ns <= now_ns;
-        if scans {
-            self.scan(now_ns);
-        }
-        self.check_starting(now_ns);
+        let scans = self.finder.tick(now_ns);
+        self.take_in(now_ns);
         for id in self.due(now_ns) {
             self.look_again(id, now_ns);
             self.measure(id, now_ns);
@@ -241,100 +202,37 @@ impl Watcher {
     pub(super) fn next_deadline(&mut self, now_ns: u64) -> u64 {
         let budget = &mut self.budget;
         let readings = self.watched.values().map(|watched| budget.admit(now_ns, watched.watch.due()));
-        let looks = self.watched.values().map(|watched| watched.look_ns);
-        let starting = self.starting.values().map(|(at, _)| *at);
-        let next = readings.min().into_iter().chain(looks).chain(starting).chain([self.scan_ns]).min();
-        next.unwrap_or(self.scan_ns)
+        let looks = self.watched.values().map(|watched| watched.look_ns.saturating_add(LOOKS_TOGETHER_NS));
+        let find_ns = self.finder.next_deadline();
+        readings.chain(looks).fold(find_ns, u64::min)
     }
 
-    /// However many hints there are, and a container can give as many as it likes, scans keep their distance.
-    fn scan_soon(&mut self, now_ns: u64) {
-        self.alert_until_ns = now_ns.saturating_add(ALERT_NS);
-        let earliest_ns = self.scanned_ns.saturating_add(SCAN_ALONE_NS).max(now_ns.saturating_add(HINT_NS));
-        self.scan_ns = self.scan_ns.min(earliest_ns);
-    }
-
-    fn scan(&mut self, now_ns: u64) {
-        self.scanned_ns = now_ns;
-        let every_ns = if now_ns < self.alert_until_ns { SCAN_ALONE_NS } else { self.scan_every_ns };
-        self.scan_ns = now_ns.saturating_add(every_ns);
-        let scan = match self.discovery.scan(now_ns) {
-            Ok(scan) => scan,
-            Err(error) => {
-                tracing::warn!(%error, "gVisor sandboxes cannot be looked for");
-                return;
-            }
-        };
-        for sandbox in scan.found {
-            self.found(sandbox, now_ns);
-        }
-        for pid in scan.starting {
-            self.starting.entry(pid).or_insert((now_ns, 0));
-        }
-        for (reason, count) in scan.skipped {
-            self.note_skipped(reason, count);
-        }
-    }
-
-    /// Counted always, said once for each reason; a sandbox passed over again and again is no news.
-    fn note_skipped(&mut self, reason: Reason, count: u32) {
-        self.stats.resolution_failed(reason.as_str(), u64::from(count));
-        if self.skipped.insert(reason) {
-            tracing::info!(reason = reason.as_str(), count, "a process that looks like gVisor is not watched");
-        }
-    }
-
-    fn check_starting(&mut self, now_ns: u64) {
-        let due: Vec<u32> = self.starting.iter().filter(|(_, (at, _))| *at <= now_ns).map(|(pid, _)| *pid).collect();
-        for pid in due {
-            let Some((_, looks)) = self.starting.remove(&pid) else { continue };
-            match self.discovery.check(pid, now_ns) {
-                Ok(Verdict::Found(sandbox)) => self.found(*sandbox, now_ns),
-                Ok(Verdict::NotYet(_, sandbox)) if looks < STARTING_LOOKS => {
-                    let pause_ns = STARTING_NS.saturating_mul((1 + looks / STARTING_STEP).into());
-                    self.starting.insert(pid, (now_ns.saturating_add(pause_ns), looks + 1));
-                    self.announce(sandbox.as_deref(), now_ns);
-                    continue;
+    /// What the finder found.
+    fn take_in(&mut self, now_ns: u64) {
+        for found in self.finder.take_found() {
+            match found {
+                Found::Starting(sandbox) => {
+                    self.out.push(Observation::SandboxStarting(Box::new(describe(&sandbox, now_ns))));
                 }
-                Ok(Verdict::NotYet(reason, _) | Verdict::Refused(reason)) => {
-                    self.note_skipped(reason, 1);
-                    // Its runtime may have mounts of its own; then its state file tells, which is yet to be written.
-                    if reason == Reason::ForeignProgram {
-                        self.scan_soon(now_ns);
-                    }
+                Found::Begun(sandbox) => self.found(*sandbox, now_ns),
+                Found::Gone(id) => {
+                    let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: 0 };
+                    self.out.push(Observation::SandboxGone(gone));
                 }
-                Ok(Verdict::Known(sentry)) => tracing::debug!(pid = sentry.pid, "a sandbox began a program"),
-                Ok(Verdict::Other) => {}
-                Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
             }
-            // It ended before it was found. What lives may still come to be found.
-            if let Some(id) = self.announced.remove(&pid).filter(|id| !self.discovery.lives(*id)) {
-                let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: 0 };
-                self.out.push(Observation::SandboxGone(gone));
-            }
-        }
-    }
-
-    /// A kill in a sandbox may come before runsc has written what makes it one.
-    fn announce(&mut self, sandbox: Option<&Sandbox>, now_ns: u64) {
-        let Some(sandbox) = sandbox else { return };
-        let id = sandbox.sentry;
-        if self.announced.insert(id.pid, id) != Some(id) {
-            self.out.push(Observation::SandboxStarting(Box::new(describe(sandbox, now_ns))));
         }
     }
 
     fn found(&mut self, sandbox: Sandbox, now_ns: u64) {
         let id = sandbox.sentry;
-        self.announced.remove(&id.pid);
         // Opened before the identity is checked again, so that it cannot be a later process of the same id.
         let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw);
         let pid = pid.filter(|_| self.shares_process_ids);
         let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let Some(details) = self.discovery.look(&sandbox) else { return self.discovery.forget(id) };
+        let Some(details) = self.finder.discovery.look(&sandbox) else { return self.finder.discovery.forget(id) };
         let sandbox = Sandbox { details, ..sandbox };
         for reason in &sandbox.details.problems {
-            self.note_skipped(*reason, 1);
+            self.finder.note_skipped(*reason, 1);
         }
         let files = self.cgroup_files(&sandbox.details);
         let mut watched = Watched {
@@ -346,7 +244,7 @@ impl Watcher {
             cgroup_limit_ns: 0,
             look_ns: now_ns,
             look_anyway_ns: now_ns,
-            stamp: self.discovery.stamp(&sandbox),
+            stamp: self.finder.discovery.stamp(&sandbox),
             end_is_told: pidfd.is_some(),
             measurable: true,
             sandbox,
@@ -369,7 +267,7 @@ impl Watcher {
 
     /// A sentry ended.
     pub(super) fn ended(&mut self, id: ProcessId, now_ns: u64) {
-        self.discovery.forget(id);
+        self.finder.discovery.forget(id);
         if let Some(watched) = self.watched.remove(&id) {
             let gone = SandboxGone { key: observed(id), boot_ns: now_ns, peak_bytes: watched.watch.peak_bytes() };
             self.out.push(Observation::SandboxGone(gone));
@@ -380,7 +278,7 @@ impl Watcher {
         let soon_ns = now_ns.saturating_add(LOOKS_TOGETHER_NS);
         let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.look_ns <= soon_ns) else { return };
         watched.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
-        if !watched.end_is_told && !self.discovery.lives(id) {
+        if !watched.end_is_told && !self.finder.discovery.lives(id) {
             return self.ended(id, now_ns);
         }
         // Where the charge is read the limit stands beside it.
@@ -389,11 +287,11 @@ impl Watcher {
         {
             watched.look_at_cgroup_limit(&self.root, hierarchy, None, now_ns);
         }
-        let stamp = self.discovery.stamp(&watched.sandbox);
+        let stamp = self.finder.discovery.stamp(&watched.sandbox);
         if stamp == watched.stamp && now_ns < watched.look_anyway_ns {
             return;
         }
-        let Some(details) = self.discovery.look(&watched.sandbox) else { return };
+        let Some(details) = self.finder.discovery.look(&watched.sandbox) else { return };
         watched.stamp = stamp;
         self.update(id, details, now_ns);
     }
@@ -418,7 +316,7 @@ impl Watcher {
         }
         let problems = details.problems.clone();
         for reason in problems.into_iter().filter(|reason| !before.problems.contains(reason)) {
-            self.note_skipped(reason, 1);
+            self.finder.note_skipped(reason, 1);
         }
     }
 
@@ -433,7 +331,7 @@ impl Watcher {
         let began_ns = clock::boot_ns();
         let measured = match watched.meter.read(&self.root, began_ns, near) {
             Ok(measured) => measured,
-            Err(MeterError::Host(HostError::Gone { .. })) if !self.discovery.lives(id) => {
+            Err(MeterError::Host(HostError::Gone { .. })) if !self.finder.discovery.lives(id) => {
                 return self.ended(id, now_ns);
             }
             Err(error) => {

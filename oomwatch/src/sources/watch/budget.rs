@@ -28,6 +28,9 @@ impl Budget {
     /// When a look may be taken: as early as wanted while there is credit, else when there is again, and in any case at
     /// the latest time.
     pub(crate) fn admit(&mut self, now_ns: u64, due: Due) -> u64 {
+        if due.wanted_ns == due.latest_ns {
+            return due.latest_ns;
+        }
         self.earn(now_ns);
         let paid_back_ns = now_ns.saturating_add(self.debt_ns.saturating_mul(SHARE));
         if self.debt_ns == 0 { due.wanted_ns } else { due.wanted_ns.max(paid_back_ns).min(due.latest_ns) }

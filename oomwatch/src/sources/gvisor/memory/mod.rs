@@ -16,9 +16,12 @@ pub(crate) use process::ProcessKey;
 
 use crate::host::{
     HostError, HostRoot,
-    charge::{CgroupFiles, Charge, Gauge, Held},
+    charge::{CgroupFiles, Charge, Gauge, Held, Pace},
 };
 use memfd::MemoryFiles;
+
+/// How a sandbox' cgroup is read.
+const PACE: Pace = Pace { exact_every_ns: 5_000_000_000, keeps: true };
 
 /// How the user wants memory to be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,7 +116,7 @@ impl Meter {
         let held = |bytes| Held { bytes, exact: None };
         let measured = match (estimator, &mut self.cgroup) {
             (Estimator::Cgroup, None) => return Err(MeterError::NoCgroup),
-            (Estimator::Cgroup, Some(cgroup)) => cgroup.read(root, boot_ns, near_bytes),
+            (Estimator::Cgroup, Some(cgroup)) => cgroup.read(root, boot_ns, near_bytes, PACE),
             (Estimator::Memfd, _) => self.files.held(root, boot_ns).map(held),
             (Estimator::RssSum, _) => process::rss_sum(root, self.sentry).map(held),
         };

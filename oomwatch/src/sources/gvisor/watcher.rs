@@ -34,15 +34,16 @@ use crate::{
 };
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
-const LOOK_AGAIN_NS: u64 = 5_000_000_000;
+const LOOK_AGAIN_NS: u64 = 10_000_000_000;
 /// A look may be taken this much earlier or later: with a reading, and with others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case: of one container all that can change shows in the stamp,
 const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
 /// of a pod's others it does not, and some have no stamp.
 const LOOK_ANYWAY_OF_POD_NS: u64 = 30_000_000_000;
-/// A reading that is due this soon is taken with the others: one turn for many sandboxes.
-const TOGETHER_NS: u64 = 50_000_000;
+/// A reading that is due this soon is taken with the others, and from then on is due with them: to wake up costs more than
+/// to read. So there are no more than two turns in the usual interval.
+const TOGETHER_NS: u64 = 250_000_000;
 /// Label of sandboxes that cannot be measured, beside those of the finder.
 const UNMEASURABLE: &str = "unmeasurable";
 
@@ -131,7 +132,7 @@ impl Watcher {
             wanted,
             watched: HashMap::new(),
             budget: Budget::new(clock::boot_ns()),
-            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 10).unwrap_or(0)),
+            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 2).unwrap_or(0)),
             stats,
             new: Vec::new(),
             out: Vec::new(),

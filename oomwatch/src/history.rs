@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::workload::Workload;
+use crate::workload::{Workload, made_up};
 
 /// Version of the shape of a kept history.
 pub const VERSION: u32 = 1;
@@ -209,7 +209,8 @@ impl Group {
 }
 
 /// What the runs of a workload have in common: the name that its owner gave it, else its image, else where it lies.
-/// Pods of one kind have names of their own, so theirs is that of the container, its namespace and its image.
+/// Pods of one kind have names of their own, so theirs is that of the container, its namespace and its image. A name that
+/// docker or podman made up is another in the next run.
 /// `None` where there is nothing.
 pub fn name(workload: &Workload) -> Option<String> {
     let image = workload.image.as_deref().map(without_tag);
@@ -219,7 +220,10 @@ pub fn name(workload: &Workload) -> Option<String> {
             Some(image) => format!("{namespace}/{container} ({image})"),
             None => format!("{namespace}/{container}"),
         },
-        (None, Some(container)) => container.clone(),
+        (None, Some(container)) => match image.filter(|_| made_up::is_random(container)) {
+            Some(image) => image.to_owned(),
+            None => made_up::swarm_service(container).unwrap_or(container).to_owned(),
+        },
         (_, None) => image.or_else(given_id).or(workload.cgroup_path.as_deref())?.to_owned(),
     };
     Some(name.chars().take(MAX_NAME).collect())

@@ -106,6 +106,9 @@ fn runs_are_gathered_under_a_name_that_the_next_one_has_too() {
     assert_eq!(of(Some("shop"), Some("web"), Some("reg:5000/web:1.2"), &long).unwrap(), "shop/web (reg:5000/web)");
     assert_eq!(of(Some("shop"), Some("web"), None, &long).unwrap(), "shop/web");
     assert_eq!(of(None, Some("web"), Some("nginx:1"), &long).unwrap(), "web");
+    assert_eq!(of(None, Some("eager_hopper"), Some("nginx:1"), &long).unwrap(), "nginx");
+    assert_eq!(of(None, Some("eager_hopper"), None, &long).unwrap(), "eager_hopper");
+    assert_eq!(of(None, Some("web.2.x7q0a1b2c3d4e5f6g7h8i9j0k"), Some("nginx:1"), &long).unwrap(), "web");
     assert_eq!(of(None, None, Some("reg:5000/nginx"), &long).unwrap(), "reg:5000/nginx");
     assert_eq!(of(None, None, Some("nginx@sha256:0123"), &long).unwrap(), "nginx");
     assert_eq!(of(None, None, None, "mine").unwrap(), "mine");

@@ -83,6 +83,12 @@ impl Inventory {
         self.entries.get(&key)
     }
 
+    /// Limits of cgroups outside gVisor, bytes, by their paths.
+    pub(crate) fn limits(&self) -> HashMap<&str, u64> {
+        let of_cgroups = self.entries.values().filter(|entry| matches!(entry.key, WorkloadKey::Cgroup(_)));
+        of_cgroups.filter_map(|entry| Some((entry.workload.cgroup_path.as_deref()?, entry.limit_bytes()?))).collect()
+    }
+
     /// Whether it is here, alive or not.
     pub(crate) fn contains(&self, key: WorkloadKey) -> bool {
         self.entries.contains_key(&key)
@@ -205,6 +211,19 @@ impl Entry {
         self.last.as_ref().map_or(self.killed_at_bytes, |last| last.limit.map(|limit| limit.bytes))
     }
 
+    /// The limit in force where it is not one of these around it, which it shares with others.
+    pub(crate) fn own_limit_bytes(&self, limits: &HashMap<&str, u64>) -> Option<u64> {
+        let bytes = self.limit_bytes()?;
+        let mut around = self.workload.cgroup_path.as_deref().unwrap_or_default();
+        while let Some((above, _)) = around.rsplit_once('/') {
+            if limits.get(above) == Some(&bytes) {
+                return None;
+            }
+            around = above;
+        }
+        Some(bytes)
+    }
+
     fn row(&self) -> Row {
         let last = self.last.as_ref();
         let limit = last.and_then(|last| last.limit);
@@ -237,7 +256,7 @@ fn percent(usage: u64, limit: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::{MemcgId, MemoryLimit};
+    use crate::observation::{MemcgId, MemoryLimit, SandboxKey};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -291,6 +310,26 @@ mod tests {
         assert_eq!(fields, ["ended", "kills", "near_limits", "workload"]);
         inventory.measured(measurement(1, 50, None));
         assert_eq!(inventory.rows()[0].usage_percent, None);
+    }
+
+    #[test]
+    fn a_limit_of_a_cgroup_around_it_is_not_a_sandboxes_own() {
+        let mut inventory = Inventory::default();
+        let sandbox = |pid| WorkloadKey::Sandbox(SandboxKey { pid, start_ticks: 1 });
+        let at = |path: &str| Arc::new(Workload { cgroup_path: Some(path.to_owned()), ..Workload::default() });
+        for (key, path, limit) in [
+            (key(1), "/kubepods.slice", 900),
+            (sandbox(2), "/kubepods.slice/besteffort.slice/pod2", 900),
+            (sandbox(3), "/kubepods.slice/besteffort.slice/pod3", 100),
+            (sandbox(4), "/kubepods.slice", 900),
+        ] {
+            inventory.found(key, at(path));
+            inventory.measured(Measurement { key, ..measurement(0, 5, Some(limit)) });
+        }
+        let limits = inventory.limits();
+        let own = |key| inventory.get(key).unwrap().own_limit_bytes(&limits);
+        let found = [key(1), sandbox(2), sandbox(3), sandbox(4)].map(own);
+        assert_eq!(found, [Some(900), None, Some(100), Some(900)]);
     }
 
     #[test]

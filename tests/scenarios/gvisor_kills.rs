@@ -67,15 +67,19 @@ fn check_end(outcome: &Event, sandbox: &mut Sandbox) {
     assert_eq!(outcome.number("/exit_code"), code, "{outcome}");
 }
 
+/// A sentry on a slow machine takes longer to end than the verdict may wait; then it was true when it was said.
+fn check_survived_until_then(agent: &Agent, sandbox: &Sandbox, kill: &Event, outcome: &Event) {
+    let ended = sandbox.wait_for(agent, "workload_stopped");
+    let (said, later) = (outcome.time().duration_since(kill.time()), ended.time().duration_since(outcome.time()));
+    assert!(said.is_ok_and(|said| said >= VERDICT) && later.is_ok(), "{kill} {outcome} {ended}");
+}
+
 fn killed_stub(runsc: Runsc) {
     let agent = watching();
     let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
     let (kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
     if outcome.flag("/container_survived") == Some(true) {
-        // A sentry on a slow machine takes longer to end than the verdict may wait; then it was true when it was said.
-        let ended = sandbox.wait_for(&agent, "workload_stopped");
-        let (said, later) = (outcome.time().duration_since(kill.time()), ended.time().duration_since(outcome.time()));
-        assert!(said.is_ok_and(|said| said >= VERDICT) && later.is_ok(), "{kill} {outcome} {ended}");
+        check_survived_until_then(&agent, &sandbox, &kill, &outcome);
     } else {
         check_end(&outcome, &mut sandbox);
     }
@@ -146,12 +150,20 @@ fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
 #[test]
 fn an_exit_code_of_0_hides_no_kill() {
     require!(Agent, Runsc);
-    let agent = watching();
-    let mut sandbox = Plan::script(Runsc::SYSTRAP, LIMIT_MIB, "/hog say=ready wait eat=all; exit 0").start();
-    let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
-    assert_eq!(outcome.number("/exit_code"), Some(0), "runsc says that all is well: {outcome}");
-    check_end(&outcome, &mut sandbox);
-    drop(agent.stop());
+    for _ in 0..ATTEMPTS {
+        let agent = watching();
+        let mut sandbox = Plan::script(Runsc::SYSTRAP, LIMIT_MIB, "/hog say=ready wait eat=all; exit 0").start();
+        let (kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+        if outcome.flag("/container_survived") == Some(true) {
+            check_survived_until_then(&agent, &sandbox, &kill, &outcome);
+            continue;
+        }
+        assert_eq!(outcome.number("/exit_code"), Some(0), "runsc says that all is well: {outcome}");
+        check_end(&outcome, &mut sandbox);
+        drop(agent.stop());
+        return;
+    }
+    panic!("the sentry never ended in time");
 }
 
 #[test]

@@ -72,6 +72,7 @@ impl Recollection {
     /// Takes in what the inventory holds.
     fn gather(&mut self, inventory: &Inventory, now_ns: u64) {
         self.counted.retain(|key, _| inventory.contains(*key));
+        let limits = inventory.limits();
         for entry in inventory.entries() {
             let Some(seen) = seen(entry, now_ns) else { continue };
             let Some(name) = history::name(&entry.workload) else { continue };
@@ -91,7 +92,7 @@ impl Recollection {
                 first_seconds: seconds(seen.0),
                 last_seconds: seconds(seen.1),
                 peak_bytes: entry.peak_bytes,
-                limit_bytes: entry.limit_bytes(),
+                limit_bytes: entry.own_limit_bytes(&limits),
                 kills: now.kills.saturating_sub(kills),
                 killed_at_bytes: entry.killed_at_bytes,
                 warnings: now.warnings.saturating_sub(warnings),

@@ -4,6 +4,7 @@
 pub mod engine;
 pub mod escape;
 pub(crate) mod layout;
+pub(crate) mod made_up;
 pub mod oci;
 pub mod owner;
 pub mod path;

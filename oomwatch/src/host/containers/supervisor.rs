@@ -1,6 +1,6 @@
 //! The process that an engine leaves with every container: containerd's shim or conmon. Its
 //! arguments and working folder say where the bundle is, wherever the engine's folders are.
-//! Reads `/proc/PID/stat`, `comm`, `status`, `ns/mnt`, `cmdline`, `cgroup` and `cwd`.
+//! Reads `/proc/PID/stat`, `comm`, `status`, `cmdline`, `cgroup` and `cwd`.
 //!
 //! Only a process of root's outside of containers is believed. Any other could play the part, and
 //! hold up for ever who reads its arguments, for those are in its memory.
@@ -82,7 +82,7 @@ fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
 fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
     let name = search.read(&proc_file(pid, "comm"))?;
     let may_be_one = PROGRAMS.iter().any(|program| name.starts_with(program));
-    if !(may_be_one && uid(search, pid) == Some(0) && is_outside_of_containers(search, pid)) {
+    if !may_be_one || !is_trusted(&search.read(&proc_file(pid, "status"))?) {
         return None;
     }
     let command = search.read(&proc_file(pid, "cmdline"))?;
@@ -96,17 +96,16 @@ fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
     shim(&arguments, program, bundle)
 }
 
-/// The effective user id.
-fn uid(search: &mut Search<'_>, pid: u32) -> Option<u32> {
-    let status = search.read(&proc_file(pid, "status"))?;
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-/// It sees the mounts that the host's first process sees.
-fn is_outside_of_containers(search: &mut Search<'_>, pid: u32) -> bool {
-    let mounts = search.read_link(&proc_file(pid, "ns/mnt"));
-    mounts.is_some() && mounts == search.read_link(&proc_file(1, "ns/mnt"))
+/// Whether it acts as root (`Uid:`, the second number) and has no other process id elsewhere (`NSpid:`): an engine's daemon
+/// may have mounts of its own, but not process ids.
+fn is_trusted(status: &[u8]) -> bool {
+    let numbers = |name: &[u8]| {
+        let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        let numbers = std::str::from_utf8(line).ok()?.split_ascii_whitespace().map(|number| number.parse().ok());
+        numbers.collect::<Option<Vec<u32>>>()
+    };
+    let is_roots = numbers(b"Uid:").is_some_and(|ids| ids.get(1) == Some(&0));
+    is_roots && numbers(b"NSpid:").is_some_and(|ids| ids.len() == 1)
 }
 
 fn conmon(arguments: &[&[u8]]) -> Option<Kind> {

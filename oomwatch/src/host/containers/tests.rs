@@ -46,22 +46,18 @@ impl Host {
     fn process(&self, pid: u32, parent: u32, command: &str, cgroup: &str, cwd: &str) -> &Self {
         let program = command.split(' ').next().unwrap().rsplit('/').next().unwrap();
         self.file(&format!("/proc/{pid}/comm"), format!("{}\n", &program[..program.len().min(15)]));
-        self.belongs(pid, 0, "mnt:[1]").belongs(1, 0, "mnt:[1]");
-        self.file(&format!("/proc/{pid}/stat"), format!("{pid} (a) b) S {parent} 1 1"))
+        self.belongs(pid, 0, "9")
+            .file(&format!("/proc/{pid}/stat"), format!("{pid} (a) b) S {parent} 1 1"))
             .file(&format!("/proc/{pid}/cmdline"), command.replace(' ', "\0") + "\0")
             .file(&format!("/proc/{pid}/cgroup"), format!("9:name=systemd:/\n4:memory:{cgroup}\n0::/\n"));
         symlink(cwd, self.at(&format!("/proc/{pid}/cwd"))).unwrap();
         self
     }
 
-    /// Whose a process is, and which mounts it sees.
-    fn belongs(&self, pid: u32, uid: u32, mounts: &str) -> &Self {
-        self.file(&format!("/proc/{pid}/status"), format!("Name:\ta\nUid:\t0\t{uid}\t0\t0\nGid:\t0\t0\t0\t0\n"));
-        let link = self.at(&format!("/proc/{pid}/ns/mnt"));
-        fs::create_dir_all(link.parent().unwrap()).unwrap();
-        drop(fs::remove_file(&link));
-        symlink(mounts, link).unwrap();
-        self
+    /// Whose a process is, and its ids in the namespaces that it has one in.
+    fn belongs(&self, pid: u32, uid: u32, ids: &str) -> &Self {
+        let status = format!("Name:\ta\nUid:\t0\t{uid}\t0\t0\nGid:\t0\t0\t0\t0\nNSpid:\t{ids}\n");
+        self.file(&format!("/proc/{pid}/status"), status)
     }
 
     /// A process in `cgroup` whose grandparent is the shim of the bundle `bundle`.
@@ -432,9 +428,9 @@ fn a_file_that_names_another_pod_gives_no_pods_name() {
 
 #[test]
 fn a_shim_is_roots_and_outside_of_containers() {
-    for (uid, mounts) in [(1000, "mnt:[1]"), (0, "mnt:[2]")] {
+    for (uid, ids) in [(1000, "10"), (0, "10\t1"), (0, "")] {
         let host = docker_host();
-        host.belongs(10, uid, mounts);
+        host.belongs(10, uid, ids);
         let found = host.describe(&format!("/docker/{WEB}"), Some(30));
         assert_eq!(found.workload.container_name, None, "its folders are unusual, and only the shim tells of them");
     }

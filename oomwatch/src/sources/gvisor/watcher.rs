@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
-const LOOK_AGAIN_NS: u64 = 10_000_000_000;
+const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 /// A look may be taken this much earlier or later: with a reading, and with others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case: of one container all that can change shows in the stamp,

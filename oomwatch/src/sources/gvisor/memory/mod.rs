@@ -21,7 +21,7 @@ use crate::host::{
 use memfd::MemoryFiles;
 
 /// How a sandbox' cgroup is read.
-const PACE: Pace = Pace { exact_every_ns: 10_000_000_000, keeps: true };
+const PACE: Pace = Pace { exact_every_ns: 5_000_000_000, keeps: true };
 
 /// How the user wants memory to be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

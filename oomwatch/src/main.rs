@@ -12,7 +12,7 @@ use oomwatch::{
     agent, check,
     cli::{Cli, Command, RunArgs},
     events,
-    host::precedence,
+    host::spared,
     live, log, ps, recommend,
     reload::Reload,
     settings::{self, Effective, Ending, Settings},
@@ -82,7 +82,7 @@ fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: RunArgs, arguments: Vec<OsString>, effective: Effective) -> anyhow::Result<()> {
-    precedence::take();
+    spared::begin();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stopper, stop) = stop::channel();

@@ -17,7 +17,7 @@ use crate::{
 
 /// From the first kill to the verdict: an init that gives up because its child was killed takes a moment, and the
 /// verdict is promised within two seconds.
-const VERDICT_AFTER_NS: u64 = 1_800_000_000;
+pub(crate) const VERDICT_AFTER_NS: u64 = 1_800_000_000;
 /// How long the exit code of a sandbox that is gone is waited for: two sources tell of the one end.
 const CODE_AFTER_NS: u64 = 300_000_000;
 /// Verdicts awaited at once; in a storm beyond it, containers go without.

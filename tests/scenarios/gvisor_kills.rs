@@ -90,7 +90,10 @@ fn killed_stub(runsc: Runsc) {
     let kills = events.of_kind("oom_kill").into_iter().filter(|event| sandbox.concerns(event));
     let victims: HashSet<_> = kills.map(|kill| kill.number("/victim/pid")).collect();
     assert_eq!(victims.len(), of_it("oom_kill"), "a victim is told twice: {events:#?}");
-    assert_eq!(["oom_outcome", "workload_stopped"].map(of_it), [1, 1], "{events:#?}");
+    // Where that comes after the verdict, this is corrected.
+    let is_corrected = of_it("oom_kill") == 2 && outcome.flag("/container_survived") == Some(true);
+    assert!(of_it("oom_outcome") == 1 || is_corrected && of_it("oom_outcome") == 2, "{events:#?}");
+    assert_eq!(of_it("workload_stopped"), 1, "{events:#?}");
 }
 
 #[test]

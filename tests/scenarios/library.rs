@@ -7,9 +7,10 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc::channel,
     thread,
+    time::Duration,
 };
 
-use support::{Cgroup, EVENT_TIMEOUT, Hog, PROCESS_TIMEOUT, require, wait_for};
+use support::{Cgroup, Hog, PROCESS_TIMEOUT, require, wait_for};
 
 #[test]
 fn a_program_is_called_for_each_kill_and_stops_in_order() {
@@ -33,7 +34,7 @@ fn a_program_is_called_for_each_kill_and_stops_in_order() {
         hog.go();
         hog.wait_until_killed();
         let expected = format!("OOM: pid={} container=none", hog.pid());
-        while let Ok(line) = lines.recv_timeout(EVENT_TIMEOUT / 10) {
+        while let Ok(line) = lines.recv_timeout(Duration::from_millis(1500)) {
             told.push(line);
             if told.last() == Some(&expected) {
                 return Some(expected);

@@ -79,6 +79,8 @@ fn a_warning_is_not_told_again_by_the_next_agent_and_the_kill_after_it_is_of_the
     let first = state.agent_with(&["--warn-all"]);
     let (mut hog, cgroup) = full();
     let warning = first.wait_for("a warning", near_limit_of(&cgroup));
+    let is_kept = || state.journal().iter().any(near_limit_of(&cgroup)).then_some(());
+    wait_for("it to be in the journal", EVENT_TIMEOUT, is_kept);
     first.kill();
     let second = state.agent_with(&["--warn-all"]);
     let (_hog, later) = full();
@@ -115,6 +117,27 @@ fn kills_while_nothing_is_pinned_are_told_by_their_number() {
     let third = state.agent();
     third.wait_until_nothing_is_missing();
     assert_eq!(missed_in(&third.stop(), &cgroup).len(), 0);
+}
+
+#[test]
+fn what_became_of_a_container_is_told_of_a_kill_just_before_the_start_too() {
+    require!(Agent, Program("runc"));
+    let state = State::new();
+    let first = state.agent();
+    let mut container = Container::start(Runtime::Runc, 48, &["child", "eat=all", "end", "reap", "say=alive", "wait"]);
+    first.kill();
+    container.go();
+    assert_eq!(container.line(), "killed=9");
+    let second = state.agent();
+    let of_it = |kind: &'static str| {
+        let id = container.cgroup().id();
+        move |event: &Event| event.kind() == kind && event.number("/workload/cgroup_id") == Some(id)
+    };
+    let kill = second.wait_for("the kill", of_it("oom_kill"));
+    let outcome = second.wait_for("the outcome", of_it("oom_outcome"));
+    assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
+    assert_eq!(outcome.text("/incident_id"), kill.text("/incident_id"), "{outcome}");
+    second.stop();
 }
 
 #[test]

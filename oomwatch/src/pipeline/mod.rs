@@ -285,8 +285,7 @@ impl Pipeline {
             match output {
                 Output::Found(finding) => self.report(*finding),
                 Output::Read(subject) => self.read_counters(&subject),
-                // Of the past nobody can say any more what became of it within two seconds.
-                Output::Await(kill) if !self.catching_up => self.await_outcome(kill),
+                Output::Await(kill) if self.may_be_judged(kill.killed_ns) => self.await_outcome(kill),
                 Output::Await(_) => {}
                 Output::ReadAll => self.compare(),
             }

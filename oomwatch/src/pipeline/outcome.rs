@@ -2,10 +2,11 @@
 
 use super::Pipeline;
 use crate::{
+    clock,
     correlate::{Finding, OfSandbox},
     event::{Body, Confidence, OomOutcome, Severity, Source},
     observation::{Exited, Observation, SandboxKey, WorkloadKey},
-    outcome::{Awaited, Container, Verdict},
+    outcome::{Awaited, Container, VERDICT_AFTER_NS, Verdict},
 };
 
 impl Pipeline {
@@ -27,6 +28,12 @@ impl Pipeline {
         let sandbox = WorkloadKey::Sandbox(SandboxKey::of(exit.pid, exit.start_ns));
         let cgroups = if exit.is_init { self.registry.left_by(exit) } else { Vec::new() };
         cgroups.into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
+    }
+
+    /// Of what was recorded for an earlier agent, nobody can say any more what became of it within two seconds, unless it
+    /// has just happened.
+    pub(super) fn may_be_judged(&self, killed_ns: u64) -> bool {
+        !self.catching_up || clock::boot_ns().saturating_sub(killed_ns) < VERDICT_AFTER_NS
     }
 
     /// What is to be told of the container that a process was killed in.

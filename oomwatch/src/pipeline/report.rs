@@ -40,8 +40,9 @@ impl Pipeline {
         }
         // Of a sandbox the correlator knows more: its sentry.
         let awaited = match (&finding.body, container_depth, &finding.sandbox) {
-            // Of the past nobody can say any more what became of a container within two seconds.
-            (Body::OomKill(_), Some(depth), None) if !self.catching_up => self.outcome_of(&finding, depth),
+            (Body::OomKill(_), Some(depth), None) if self.may_be_judged(finding.boot_ns) => {
+                self.outcome_of(&finding, depth)
+            }
             _ => None,
         };
         self.count(&finding, container_depth);

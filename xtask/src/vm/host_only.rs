@@ -63,6 +63,16 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
     ("cgroup_gone", "containers_of_crun_that_die_in_their_first_moment_have_their_ids", SAME_EVERYWHERE),
     ("restart", "a_container_that_was_killed_and_deleted_while_no_agent_ran_is_named", SAME_EVERYWHERE),
+    (
+        "restart",
+        "a_warning_is_not_told_again_by_the_next_agent_and_the_kill_after_it_is_of_the_same_incident",
+        SAME_EVERYWHERE,
+    ),
+    (
+        "restart",
+        "what_became_of_a_container_is_told_of_a_kill_just_before_the_start_too",
+        "an agent takes longer to start here than an outcome may wait",
+    ),
     ("restart", "a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used", SAME_EVERYWHERE),
     ("restart", "an_agent_killed_in_a_storm_loses_nothing", "the upgrade while kills rain down is one, too"),
     ("restart", "state_that_cannot_be_used_is_said_once_and_made_anew", SAME_EVERYWHERE),

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::command::HookCommand;
-use crate::{host::precedence, sinks::Delivery, stop::Stop, workload::escape::escape};
+use crate::{host::spared, sinks::Delivery, stop::Stop, workload::escape::escape};
 
 /// How long the program may take. A hook that sends something over a network gives up itself by then.
 pub(super) const TIME_OUT: Duration = Duration::from_secs(10);
@@ -60,12 +60,12 @@ fn start(command: &HookCommand, delivery: &Delivery) -> io::Result<Child> {
     if let Ok(name) = serde_json::from_str::<Name<'_>>(delivery.json()) {
         process.env("OOMWATCH_EVENT", name.event);
     }
-    let stay_one_among_others = || {
-        precedence::give_up();
+    let be_one_among_others = || {
+        spared::end();
         Ok(())
     };
     // SAFETY: between `fork` and `exec` it makes system calls and nothing else.
-    unsafe { process.pre_exec(stay_one_among_others) };
+    unsafe { process.pre_exec(be_one_among_others) };
     process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
 }
 

@@ -184,7 +184,8 @@ fn show_newer(state_dir: &Path, printer: &mut Printer, shown: &mut Shown) -> any
     for line in lines {
         let line = line.context("read the journal")?;
         let head = Head::of(&line);
-        if is_newer {
+        // What has no number cannot be told from what was shown.
+        if is_newer && head.id().is_some() {
             shown.add(&head);
             printer.print(&line)?;
         }

@@ -211,9 +211,12 @@ impl Entry {
         self.last.as_ref().map_or(self.killed_at_bytes, |last| last.limit.map(|limit| limit.bytes))
     }
 
-    /// The limit in force where it is not one of these around it, which it shares with others.
+    /// The limit in force; a sandbox' only where it is not one of these around it, which it shares with others.
     pub(crate) fn own_limit_bytes(&self, limits: &HashMap<&str, u64>) -> Option<u64> {
         let bytes = self.limit_bytes()?;
+        if matches!(self.key, WorkloadKey::Cgroup(_)) {
+            return Some(bytes);
+        }
         let mut around = self.workload.cgroup_path.as_deref().unwrap_or_default();
         while let Some((above, _)) = around.rsplit_once('/') {
             if limits.get(above) == Some(&bytes) {

@@ -2,7 +2,9 @@
 
 #![expect(clippy::panic, reason = "a test fails by a panic, its helpers too")]
 
-use support::{Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Hog, Output, Runtime, require, wait_for};
+use support::{
+    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Hog, Output, Place, Runtime, require, wait_for,
+};
 
 const LIMIT_MIB: u64 = 48;
 
@@ -23,12 +25,14 @@ fn both<'a>(events: &'a [Event], cgroup: &Cgroup) -> [&'a Event; 2] {
 fn a_container_of_runc_comes_with_its_limit_and_goes_with_its_peak() {
     require!(Agent, Program("runc"));
     let silent = Agent::start();
-    let agent = Agent::start_with(Output::Json, &["--workload-events"]);
+    let place = Place::new();
+    let agent = place.agent(&["--workload-events"]);
     let mut container = Container::start(Runtime::Runc, LIMIT_MIB, &["eat=24", "say=full", "wait"]);
     container.go();
     assert_eq!(container.line(), "full");
-    let is_measured = || (!of_cgroup(&agent.events(), "workload_started", container.cgroup()).is_empty()).then_some(());
-    wait_for("the container to be told of", EVENT_TIMEOUT, is_measured);
+    agent.wait_for_workload("what it holds to be measured", |row| {
+        row["workload"]["container_id"] == container.id() && row["usage_bytes"].as_u64() >= Some(24 << 20)
+    });
     container.go();
     container.wait();
     let is_over = || (!of_cgroup(&agent.events(), "workload_stopped", container.cgroup()).is_empty()).then_some(());

@@ -52,9 +52,11 @@ impl Cgroups {
         self.forget(boot_ns);
     }
 
-    /// The incident that a victim's cgroup, or the innermost one around it, is in.
-    pub(super) fn incident_of(&self, whose: &Whose<'_>) -> Option<String> {
-        let cgroups = whose.memcg.into_iter().chain(whose.levels.iter().map(|level| level.memcg));
+    /// The incident that a victim's cgroup, or the innermost one around it, is in: up to the one whose limit was hit, where
+    /// that is known, for what is above had room.
+    pub(super) fn incident_of(&self, whose: &Whose<'_>, limit_depth: Option<u32>) -> Option<String> {
+        let around = whose.levels.iter().filter(|level| limit_depth.is_none_or(|limit| limit <= level.depth));
+        let cgroups = whose.memcg.into_iter().chain(around.map(|level| level.memcg));
         let mut warnings = cgroups.filter_map(|memcg| self.warnings.get(&memcg));
         let in_force = |warning: &&Warning| warning.over_ns.is_none_or(|at| whose.boot_ns <= at);
         warnings.find(in_force).map(|warning| warning.incident_id.clone())

@@ -67,9 +67,12 @@ fn warned() -> Cgroups {
 #[test]
 fn a_kill_while_warned_is_of_the_warnings_incident_and_so_is_the_recovery() {
     let mut cgroups = warned();
-    assert_eq!(cgroups.incident_of(&Whose::from(&victim(500 * SECOND))).as_deref(), Some("first"));
+    assert_eq!(cgroups.incident_of(&Whose::from(&victim(500 * SECOND)), None).as_deref(), Some("first"));
+    let by_limit_at = |depth| cgroups.incident_of(&Whose::from(&victim(500 * SECOND)), Some(depth));
+    assert_eq!([0, 1].map(by_limit_at), ["first", "first"].map(|it| Some(it.to_owned())), "at or above the warned one");
+    assert_eq!(by_limit_at(2), None, "a limit below it, while it had room");
     let elsewhere = Victim { memcg: None, levels: Vec::new(), ..victim(2 * SECOND) };
-    assert_eq!(cgroups.incident_of(&Whose::from(&elsewhere)), None);
+    assert_eq!(cgroups.incident_of(&Whose::from(&elsewhere), None), None);
     let recovered = cgroups.crossed(MEMCG, &crossed(MemoryLine::Recovered, 600 * SECOND), "unused".to_owned());
     assert_eq!(recovered.incident_id.as_deref(), Some("first"));
 }
@@ -78,18 +81,18 @@ fn a_kill_while_warned_is_of_the_warnings_incident_and_so_is_the_recovery() {
 fn what_comes_after_the_recovery_is_another_incident() {
     let mut cgroups = warned();
     cgroups.crossed(MEMCG, &crossed(MemoryLine::Recovered, 5 * SECOND), "unused".to_owned());
-    assert_eq!(cgroups.incident_of(&Whose::from(&victim(4 * SECOND))).as_deref(), Some("first"), "told late");
-    assert_eq!(cgroups.incident_of(&Whose::from(&victim(6 * SECOND))), None);
+    assert_eq!(cgroups.incident_of(&Whose::from(&victim(4 * SECOND)), None).as_deref(), Some("first"), "told late");
+    assert_eq!(cgroups.incident_of(&Whose::from(&victim(6 * SECOND)), None), None);
     let again = cgroups.crossed(MEMCG, &crossed(MemoryLine::Near, 7 * SECOND), "second".to_owned());
     assert_eq!(again.incident_id.as_deref(), Some("second"));
-    assert_eq!(cgroups.incident_of(&Whose::from(&victim(8 * SECOND))).as_deref(), Some("second"));
+    assert_eq!(cgroups.incident_of(&Whose::from(&victim(8 * SECOND)), None).as_deref(), Some("second"));
 }
 
 #[test]
 fn a_kill_may_be_told_after_the_end_of_the_cgroup_and_is_forgotten_later() {
     let mut cgroups = warned();
     cgroups.removed(MEMCG, 3 * SECOND);
-    assert_eq!(cgroups.incident_of(&Whose::from(&victim(2 * SECOND))).as_deref(), Some("first"));
+    assert_eq!(cgroups.incident_of(&Whose::from(&victim(2 * SECOND)), None).as_deref(), Some("first"));
     cgroups.removed(MemcgId { hierarchy: 0, id: 99 }, 3 * SECOND + REMEMBER_NS);
     assert!(cgroups.warnings.is_empty());
 }

@@ -161,7 +161,7 @@ impl Correlator {
     fn incident_of(&self, whose: &Whose<'_>, sandbox: Option<&SandboxVictim>) -> String {
         sandbox
             .and_then(|sandbox| sandbox.incident_id.clone())
-            .or_else(|| self.cgroups.incident_of(whose))
+            .or_else(|| self.cgroups.incident_of(whose, None))
             .unwrap_or_else(|| self.incident_id(whose.boot_ns))
     }
 

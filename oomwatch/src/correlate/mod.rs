@@ -183,11 +183,18 @@ impl Correlator {
             }
             Observation::Exec(_)
             | Observation::Exited(_)
-            | Observation::Measured(_)
             | Observation::Stalled(_)
             | Observation::MeasuredGone(_)
             | Observation::CaughtUp
             | Observation::Read(_) => {}
+            Observation::Measured(measured) => {
+                // What was crossed was told before it. Who is below the line now is warned of anew.
+                let keys = measured.iter().map(|measurement| measurement.key);
+                for key in keys.filter(|_| self.told.has_warnings()).collect::<Vec<_>>() {
+                    let sandbox_id = self.sandboxes.id_of(key);
+                    drop(self.told.take_warning(key, sandbox_id.as_deref()));
+                }
+            }
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxStarting(sandbox) => self.sandboxes.starting(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
@@ -215,7 +222,7 @@ impl Correlator {
 
     fn crossed(&mut self, crossed: &MemoryCrossed) -> Option<Finding> {
         let sandbox_id = self.sandboxes.id_of(crossed.key);
-        let before = self.told.take_warning(crossed.key, sandbox_id.as_deref(), crossed.boot_ns);
+        let before = self.told.take_warning(crossed.key, sandbox_id.as_deref());
         let of_before = before.as_ref().map(|before| before.incident_id.clone());
         let incident_id = of_before.unwrap_or_else(|| self.incident_id(crossed.boot_ns));
         let finding = match crossed.key {
@@ -289,7 +296,7 @@ impl Correlator {
 
     /// The end of a group kill, unless an earlier agent told it.
     fn group_ended(&self, group: Finding) -> Option<Output> {
-        (!self.told.has_group(group.incident_id.as_deref())).then(|| found(group))
+        (!self.told.has_group(group.incident_id.as_deref(), group.boot_ns)).then(|| found(group))
     }
 
     /// A limit that was hit is an incident of its own; unless an earlier agent told it.

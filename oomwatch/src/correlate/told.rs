@@ -10,10 +10,6 @@ use crate::{
 /// Two marks of one thread id this near to each other are one kill: no id is used again so soon.
 pub(super) const SAME_MARK_NS: u64 = 1_000_000_000;
 
-/// How long after the start a warning may be one that was told before. Whose memory is below the line by then was not seen to
-/// recover, and its next warning is a new one.
-const WARNED_NS: u64 = 10_000_000_000;
-
 /// Who was warned of: by what an event has of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Warned {
@@ -61,14 +57,13 @@ impl Told {
         }
     }
 
+    /// Whether there are such.
+    pub(super) fn has_warnings(&self) -> bool {
+        !self.warnings.is_empty()
+    }
+
     /// The warning that a workload was under when the earlier agent ended; given once.
-    pub(super) fn take_warning(&mut self, key: WorkloadKey, sandbox_id: Option<&str>, boot_ns: u64) -> Option<Warning> {
-        if self.warnings.is_empty() {
-            return None;
-        }
-        if boot_ns.saturating_sub(self.read_ns) > WARNED_NS {
-            self.warnings.clear();
-        }
+    pub(super) fn take_warning(&mut self, key: WorkloadKey, sandbox_id: Option<&str>) -> Option<Warning> {
         let who = match key {
             WorkloadKey::Sandbox(key) => Warned::Sandbox(key.pid, sandbox_id?.to_owned()),
             WorkloadKey::Cgroup(memcg) => Warned::Cgroup(memcg.id),
@@ -108,8 +103,9 @@ impl Told {
         }
     }
 
-    pub(super) fn has_group(&self, incident_id: Option<&str>) -> bool {
-        incident_id.is_some_and(|incident_id| self.groups.contains(incident_id))
+    /// One that ended at that time. Later ones may be of the same incident: of a warning in force.
+    pub(super) fn has_group(&self, incident_id: Option<&str>, boot_ns: u64) -> bool {
+        boot_ns <= self.read_ns && incident_id.is_some_and(|incident_id| self.groups.contains(incident_id))
     }
 
     pub(super) fn has_unkilled(&self, incident_id: Option<&str>) -> bool {

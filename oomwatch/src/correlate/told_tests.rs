@@ -4,7 +4,7 @@ use super::{
     tests::{EXACT, SECOND, correlator, findings, kill, observe, run, victim},
     *,
 };
-use crate::observation::{KillTotal, RunEnded, Victim};
+use crate::observation::{KillTotal, Measurement, MemcgId, MemoryCrossed, MemoryLine, RunEnded, Victim, WorkloadKey};
 
 #[test]
 fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
@@ -15,7 +15,7 @@ fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
         victim.levels[1].oom_group = true;
         victim
     };
-    let mut told = Told::default();
+    let mut told = Told::new();
     told.process(5, 1);
     told.process(6, 1);
     told.mark(8, 60 * SECOND);
@@ -42,7 +42,7 @@ fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
 #[test]
 fn the_end_of_a_group_kill_is_not_told_again_either() {
     let mut next = correlator(EXACT);
-    let mut told = Told::default();
+    let mut told = Told::new();
     told.process(5, 1);
     told.group("01234567-64");
     next.told_before(told);
@@ -52,4 +52,58 @@ fn the_end_of_a_group_kill_is_not_told_again_either() {
     let ended = RunEnded { boot_ns: 110, run: run(90, true), no_kill: false, trigger_pid: 1 };
     assert!(observe(&mut next, Observation::RunEnded(ended)).is_empty());
     assert!(findings(next.finish()).is_empty());
+}
+
+fn near(boot_ns: u64, line: MemoryLine) -> Observation {
+    Observation::MemoryCrossed(Box::new(MemoryCrossed {
+        boot_ns,
+        key: WorkloadKey::Cgroup(MemcgId { hierarchy: 0, id: 10 }),
+        line,
+        usage_bytes: 95,
+        limit: None,
+        threshold_percent: 95,
+        estimator: "cgroup",
+        growth_bytes_per_second: None,
+        time_to_limit: None,
+        breakdown: None,
+    }))
+}
+
+fn warned_before() -> Correlator {
+    let mut next = correlator(EXACT);
+    let mut told = Told::new();
+    told.crossed(Warned::Cgroup(10), MemoryLine::Near, "before");
+    told.crossed(Warned::Cgroup(11), MemoryLine::Near, "over");
+    told.crossed(Warned::Cgroup(11), MemoryLine::Recovered, "over");
+    next.told_before(told);
+    next
+}
+
+#[test]
+fn a_warning_in_force_is_not_told_again_and_what_follows_is_of_its_incident() {
+    let mut next = warned_before();
+    assert!(observe(&mut next, near(SECOND, MemoryLine::Near)).is_empty(), "told");
+    let incidents = |findings: Vec<Finding>| findings.into_iter().map(|it| it.incident_id.unwrap()).collect::<Vec<_>>();
+    assert_eq!(incidents(observe(&mut next, near(2 * SECOND, MemoryLine::Over))), ["before"]);
+    assert_eq!(incidents(observe(&mut next, near(3 * SECOND, MemoryLine::Recovered))), ["before"]);
+    let again = incidents(observe(&mut next, near(4 * SECOND, MemoryLine::Near)));
+    assert!(again.len() == 1 && again != ["before"], "{again:?}");
+}
+
+#[test]
+fn who_is_below_the_line_at_the_start_is_warned_of_anew() {
+    let mut next = warned_before();
+    let measured = Measurement {
+        key: WorkloadKey::Cgroup(MemcgId { hierarchy: 0, id: 10 }),
+        boot_ns: SECOND,
+        usage_bytes: 1,
+        peak_bytes: 1,
+        limit: None,
+        estimator: "cgroup",
+        growth_bytes_per_second: None,
+        time_to_limit: None,
+        pressure: None,
+    };
+    assert!(observe(&mut next, Observation::Measured(vec![measured])).is_empty());
+    assert_eq!(observe(&mut next, near(2 * SECOND, MemoryLine::Near)).len(), 1);
 }

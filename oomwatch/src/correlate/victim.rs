@@ -75,7 +75,7 @@ impl Correlator {
             Some(group) => group.incident_id.clone(),
             None => sandbox
                 .and_then(|sandbox| sandbox.incident_id.clone())
-                .or_else(|| self.cgroups.incident_of(&victim.into()))
+                .or_else(|| self.cgroups.incident_of(&victim.into(), limit_depth(limit.as_ref())))
                 .unwrap_or_else(|| self.incident_id(victim.boot_ns)),
         };
         let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());
@@ -112,6 +112,11 @@ impl Correlator {
             limit_depth: oom_level.map(|level| level.depth as usize),
         }
     }
+}
+
+/// Of the host it is 0.
+fn limit_depth(limit: Option<&limit::Limit>) -> Option<u32> {
+    limit.map(|limit| limit.memcg.map_or(0, |level| level.depth))
 }
 
 fn process(victim: &Victim, sandbox: Option<&SandboxVictim>) -> Process {

@@ -306,7 +306,10 @@ impl Pipeline {
         };
         let known = |memcg: &MemcgId| self.inventory.contains(WorkloadKey::Cgroup(*memcg));
         let with_id = |depth: usize| Some((id_at(depth)?, depth));
-        if let Some((found, depth)) = (1..=path.depth()).rev().filter_map(with_id).find(|(memcg, _)| known(memcg)) {
+        // What lies above the container is another workload.
+        let outermost = container_depth.unwrap_or(1).max(1);
+        let mut inwards = (outermost..=path.depth()).rev().filter_map(with_id);
+        if let Some((found, depth)) = inwards.find(|(memcg, _)| known(memcg)) {
             return Some((WorkloadKey::Cgroup(found), depth));
         }
         // Killed before it was measured: a container, or the cgroup with the limit.

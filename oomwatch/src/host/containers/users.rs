@@ -17,17 +17,20 @@ use crate::{clock, host::HostRoot, workload::CgroupIdentity};
 
 /// How long an answer is waited for. Such a look takes below a millisecond.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// A user who did not answer in time is not asked again for so long.
-const BLOCKED_NS: u64 = 600_000_000_000;
-/// Looks at one user's files may take one part in so many of the time.
+/// Looks at one user's files may take one part in so many of the time,
 const SHARE: u64 = 50;
+/// and so much beyond it: hundreds of looks at once.
+const CREDIT_NS: u64 = 200_000_000;
+/// What a look costs that did not end in time: that user is left alone for ten minutes.
+const HANGS_NS: u64 = CREDIT_NS + 12_000_000_000;
 /// Threads that may hang.
 const MAX_HANGING: usize = 4;
 
 /// Who may be asked when.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
-    not_before_ns: HashMap<u32, u64>,
+    /// Time that was taken of late, and up to when it is paid off.
+    taken_ns: HashMap<u32, (u64, u64)>,
     /// Threads under way.
     threads: Arc<AtomicUsize>,
 }
@@ -49,8 +52,9 @@ impl Users {
 
     fn ask<T: Send + 'static>(&mut self, user: u32, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let began_ns = clock::boot_ns();
-        let is_blocked = self.not_before_ns.get(&user).is_some_and(|at| began_ns < *at);
-        if is_blocked || self.threads.load(Ordering::Relaxed) >= MAX_HANGING {
+        let (taken_ns, paid_ns) = self.taken_ns.get(&user).copied().unwrap_or_default();
+        let taken_ns = taken_ns.saturating_sub(began_ns.saturating_sub(paid_ns) / SHARE);
+        if taken_ns > CREDIT_NS || self.threads.load(Ordering::Relaxed) >= MAX_HANGING {
             return None;
         }
         let (answer, answered) = sync_channel(1);
@@ -68,13 +72,13 @@ impl Users {
         }
         let answered = answered.recv_timeout(PATIENCE).ok();
         let now_ns = clock::boot_ns();
-        let pause_ns = if answered.is_some() {
-            now_ns.saturating_sub(began_ns).saturating_mul(SHARE)
+        let took_ns = if answered.is_some() {
+            now_ns.saturating_sub(began_ns)
         } else {
             tracing::warn!(user, "the files of a user's containers do not answer: they are left alone for a while");
-            BLOCKED_NS
+            HANGS_NS
         };
-        self.not_before_ns.insert(user, now_ns.saturating_add(pause_ns));
+        self.taken_ns.insert(user, (taken_ns.saturating_add(took_ns), began_ns));
         answered
     }
 }
@@ -86,13 +90,18 @@ mod tests {
     #[test]
     fn who_answers_is_asked_again_and_who_does_not_is_left_alone() {
         let mut users = Users::default();
-        assert_eq!(users.ask(1, || 7), Some(7));
+        for number in 0..50 {
+            assert_eq!(users.ask(1, move || number), Some(number));
+        }
         let (_holds, gate) = sync_channel::<()>(0);
         assert_eq!(users.ask(2, move || gate.recv().is_ok()), None, "it hangs");
         assert_eq!(users.ask(2, || true), None, "left alone");
         assert_eq!(users.threads.load(Ordering::Relaxed), 1);
-        users.not_before_ns.clear();
         assert_eq!(users.ask(1, || 8), Some(8), "another user is not held up");
+        users.taken_ns.insert(1, (CREDIT_NS + 1_000_000_000, clock::boot_ns()));
+        assert_eq!(users.ask(1, || 9), None, "who took too much waits");
+        users.taken_ns.insert(1, (CREDIT_NS + 1, clock::boot_ns().saturating_sub(2 * SHARE)));
+        assert_eq!(users.ask(1, || 9), Some(9), "until that is paid off");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
         stall::{self, Stall},
         watch::{Budget, Crossing, Due, Kind, Limit, Reading, Settings, Watch},
     },
+    workload::CgroupIdentity,
 };
 
 /// How often a cgroup is measured where no warning is wanted, and how often one without a limit is looked at for one.
@@ -63,7 +64,7 @@ struct Watched {
     gauge: Gauge,
     watch: Watch,
     peak: Peak,
-    /// Its own, less than the host has. One above it is shared with others, and stands with the cgroup that has it.
+    /// Its own or its pod's, less than the host has. One above is shared with others, and stands with the cgroup that has it.
     limit_bytes: Option<u64>,
     stall: Stall,
     /// Looks so far, at most as many as there are first ones.
@@ -277,6 +278,7 @@ impl Watched {
         if looks_again {
             // One that cannot be read now is what it was.
             if let Some(own) = host.hierarchy.own_limit(host.root, &self.path)? {
+                let own = own.or_else(|| self.limit_of_pod(host));
                 self.wanted = self.is_container || own.is_some();
                 self.limit_bytes = own.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
             }
@@ -293,6 +295,13 @@ impl Watched {
         let mark = if looks_again { self.files.highest_charge(host.root) } else { None };
         self.peak.observe(held_bytes, exact.map_or(0, |charge| charge.reclaimable_bytes), mark);
         Ok(Some(held_bytes))
+    }
+
+    /// A pod's cgroup is no workload of its own. Usually its limit is the sum of its containers'; where these have none, it is
+    /// the best that is known.
+    fn limit_of_pod(&self, host: &Host<'_>) -> Option<u64> {
+        let pod = self.path.ancestor(CgroupIdentity::of(self.path.as_bytes()).pod_depth?)?;
+        host.hierarchy.own_limit(host.root, &pod).ok().flatten().flatten()
     }
 
     /// When it is to be looked at, so far as a warning needs it.

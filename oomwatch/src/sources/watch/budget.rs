@@ -36,10 +36,11 @@ impl Budget {
         if self.debt_ns == 0 { due.wanted_ns } else { due.wanted_ns.max(paid_back_ns).min(due.latest_ns) }
     }
 
-    /// Takes note of a look that took this time; those at the latest time are not early and cost nothing.
+    /// Takes note of a look that took this time; those at the latest time, and those that are taken with others though nothing
+    /// wants them early, cost nothing.
     pub(crate) fn spend(&mut self, now_ns: u64, due: Due, cost: Duration) {
         self.earn(now_ns);
-        if now_ns < due.latest_ns {
+        if due.wanted_ns < due.latest_ns && now_ns < due.latest_ns {
             let cost_ns = nanoseconds(cost);
             self.debt_ns = self.debt_ns.saturating_add(cost_ns.saturating_sub(self.credit_ns));
             self.credit_ns = self.credit_ns.saturating_sub(cost_ns);

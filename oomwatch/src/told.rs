@@ -54,7 +54,7 @@ struct Victim {
 /// # Errors
 /// It is there and cannot be read.
 pub(crate) fn read(state_dir: &Path, boot_id: &str) -> io::Result<Told> {
-    let mut told = Told::new();
+    let mut told = Told::new(clock::boot_ns());
     let lines = match journal::Lines::tail(&journal::folder(state_dir), TAIL) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(told),
         lines => lines?,

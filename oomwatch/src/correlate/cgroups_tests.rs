@@ -11,18 +11,7 @@ const SECOND: u64 = 1_000_000_000;
 const MEMCG: MemcgId = MemcgId { hierarchy: 0, id: 10 };
 
 fn crossed(line: MemoryLine, boot_ns: u64) -> MemoryCrossed {
-    MemoryCrossed {
-        boot_ns,
-        key: WorkloadKey::Cgroup(MEMCG),
-        line,
-        usage_bytes: 95,
-        limit: None,
-        threshold_percent: 95,
-        estimator: "cgroup",
-        growth_bytes_per_second: None,
-        time_to_limit: None,
-        breakdown: None,
-    }
+    super::super::tests::crossed(WorkloadKey::Cgroup(MEMCG), line, boot_ns)
 }
 
 /// A process of a cgroup below the warned one.

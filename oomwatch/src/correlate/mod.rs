@@ -21,7 +21,8 @@ use crate::{
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
     host::memory::MAX_CGROUPS,
     observation::{
-        CgroupChange, Counters, LostRecords, MemcgId, MemoryCrossed, Observation, SandboxKey, SourceFacts, WorkloadKey,
+        CgroupChange, Counters, LostRecords, Measurement, MemcgId, MemoryCrossed, Observation, SandboxKey, SourceFacts,
+        WorkloadKey,
     },
     outcome::Awaited,
     workload::Workload,
@@ -187,14 +188,7 @@ impl Correlator {
             | Observation::MeasuredGone(_)
             | Observation::CaughtUp
             | Observation::Read(_) => {}
-            Observation::Measured(measured) => {
-                // What was crossed was told before it. Who is below the line now is warned of anew.
-                let keys = measured.iter().map(|measurement| measurement.key);
-                for key in keys.filter(|_| self.told.has_warnings()).collect::<Vec<_>>() {
-                    let sandbox_id = self.sandboxes.id_of(key);
-                    drop(self.told.take_warning(key, sandbox_id.as_deref()));
-                }
-            }
+            Observation::Measured(measured) => self.measured(&measured),
             Observation::SandboxFound(sandbox) => self.sandboxes.found(*sandbox),
             Observation::SandboxStarting(sandbox) => self.sandboxes.starting(*sandbox),
             Observation::SandboxGone(gone) => self.sandboxes.gone(gone),
@@ -217,6 +211,18 @@ impl Correlator {
         out.extend(hit.and_then(|hit| self.without_kill(hit)));
         if let Some(counts) = &mut self.counts {
             counts.removed(change.memcg, change.boot_ns);
+        }
+    }
+
+    /// What was crossed comes before what was measured, so who still has a warning of an earlier agent's is below the line
+    /// now, and is warned of anew.
+    fn measured(&mut self, measured: &[Measurement]) {
+        for measurement in measured {
+            if !self.told.has_warnings() {
+                return;
+            }
+            let sandbox_id = self.sandboxes.id_of(measurement.key);
+            drop(self.told.take_warning(measurement.key, sandbox_id.as_deref()));
         }
     }
 

@@ -60,18 +60,7 @@ fn victim(pid: u32, start_ns: Option<u64>, memcgs: &[u64], boot_ns: u64) -> Vict
 }
 
 fn crossed(line: MemoryLine, boot_ns: u64) -> MemoryCrossed {
-    MemoryCrossed {
-        boot_ns,
-        key: WorkloadKey::Sandbox(KEY),
-        line,
-        usage_bytes: 96,
-        limit: None,
-        threshold_percent: 95,
-        estimator: "cgroup",
-        growth_bytes_per_second: None,
-        time_to_limit: None,
-        breakdown: None,
-    }
+    super::super::tests::crossed(WorkloadKey::Sandbox(KEY), line, boot_ns)
 }
 
 /// The incident of a line that was crossed, called `new` where it is one of its own.

@@ -3,11 +3,29 @@
 use super::*;
 use crate::{
     event::{OomKill, OomMemcgConfidence, Scope},
-    observation::{CgroupChange, Counters, FutileReclaim, Level, Lost, Run, RunEnded, Victim, VictimMemory},
+    observation::{
+        CgroupChange, Counters, FutileReclaim, Level, Lost, MemoryLine, Run, RunEnded, Victim, VictimMemory,
+    },
 };
 
 const MIB: u64 = 1 << 20;
 pub(super) const SECOND: u64 = 1_000_000_000;
+
+/// A line that was crossed at 95 %.
+pub(super) fn crossed(key: WorkloadKey, line: MemoryLine, boot_ns: u64) -> MemoryCrossed {
+    MemoryCrossed {
+        boot_ns,
+        key,
+        line,
+        usage_bytes: 95,
+        limit: None,
+        threshold_percent: 95,
+        estimator: "cgroup",
+        growth_bytes_per_second: None,
+        time_to_limit: None,
+        breakdown: None,
+    }
+}
 /// No hook but `mark_victim`: Linux 6.18 with fentry refused and no kprobes.
 pub(super) const INFERRED: SourceFacts = SourceFacts { sees_killing: false, sees_run: false, sees_no_kill: false };
 /// fentry or kprobe.

@@ -2,10 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{
-    clock,
-    observation::{MemoryLine, Victim, WorkloadKey},
-};
+use crate::observation::{MemoryLine, Victim, WorkloadKey};
 
 /// Two marks of one thread id this near to each other are one kill: no id is used again so soon.
 pub(super) const SAME_MARK_NS: u64 = 1_000_000_000;
@@ -43,9 +40,9 @@ pub struct Told {
 }
 
 impl Told {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self { read_ns: clock::boot_ns(), ..Self::default() }
+    /// Nothing yet, as of that boot time.
+    pub fn new(read_ns: u64) -> Self {
+        Self { read_ns, ..Self::default() }
     }
 
     /// A line was crossed.

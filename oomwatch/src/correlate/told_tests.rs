@@ -1,10 +1,10 @@
 //! Records that an earlier agent told already.
 
 use super::{
-    tests::{EXACT, SECOND, correlator, findings, kill, observe, run, victim},
+    tests::{EXACT, SECOND, correlator, crossed, findings, kill, observe, run, victim},
     *,
 };
-use crate::observation::{KillTotal, Measurement, MemcgId, MemoryCrossed, MemoryLine, RunEnded, Victim, WorkloadKey};
+use crate::observation::{KillTotal, Measurement, MemcgId, MemoryLine, RunEnded, Victim, WorkloadKey};
 
 #[test]
 fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
@@ -15,7 +15,7 @@ fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
         victim.levels[1].oom_group = true;
         victim
     };
-    let mut told = Told::new();
+    let mut told = Told::new(SECOND);
     told.process(5, 1);
     told.process(6, 1);
     told.mark(8, 60 * SECOND);
@@ -42,7 +42,7 @@ fn what_an_earlier_agent_told_is_accounted_for_and_not_told_again() {
 #[test]
 fn the_end_of_a_group_kill_is_not_told_again_either() {
     let mut next = correlator(EXACT);
-    let mut told = Told::new();
+    let mut told = Told::new(SECOND);
     told.process(5, 1);
     told.group("01234567-64");
     next.told_before(told);
@@ -55,23 +55,13 @@ fn the_end_of_a_group_kill_is_not_told_again_either() {
 }
 
 fn near(boot_ns: u64, line: MemoryLine) -> Observation {
-    Observation::MemoryCrossed(Box::new(MemoryCrossed {
-        boot_ns,
-        key: WorkloadKey::Cgroup(MemcgId { hierarchy: 0, id: 10 }),
-        line,
-        usage_bytes: 95,
-        limit: None,
-        threshold_percent: 95,
-        estimator: "cgroup",
-        growth_bytes_per_second: None,
-        time_to_limit: None,
-        breakdown: None,
-    }))
+    let key = WorkloadKey::Cgroup(MemcgId { hierarchy: 0, id: 10 });
+    Observation::MemoryCrossed(Box::new(crossed(key, line, boot_ns)))
 }
 
 fn warned_before() -> Correlator {
     let mut next = correlator(EXACT);
-    let mut told = Told::new();
+    let mut told = Told::new(SECOND);
     told.crossed(Warned::Cgroup(10), MemoryLine::Near, "before");
     told.crossed(Warned::Cgroup(11), MemoryLine::Near, "over");
     told.crossed(Warned::Cgroup(11), MemoryLine::Recovered, "over");

@@ -63,6 +63,8 @@ struct Watched {
     files: CgroupFiles,
     gauge: Gauge,
     watch: Watch,
+    /// A warning of it was told and is not over.
+    is_warned: bool,
     peak: Peak,
     /// Its own or its pod's, less than the host has. One above is shared with others, and stands with the cgroup that has it.
     limit_bytes: Option<u64>,
@@ -155,6 +157,7 @@ impl Watcher {
             path: candidate.path,
             is_container: candidate.is_container,
             watch: Watch::new(self.wanted.settings),
+            is_warned: false,
             peak: Peak::default(),
             limit_bytes: None,
             stall: Stall::default(),
@@ -238,8 +241,7 @@ impl Watcher {
                 self.out.extend(stalled.map(Observation::Stalled));
                 let crossing = watched.watch.observe(watched.reading(now_ns, held_bytes));
                 self.measured.push(watched.measurement(memcg, now_ns, held_bytes));
-                // A warning that was told is over some time, also where none are wanted any more.
-                if let Some(crossing) = crossing.filter(|it| self.wanted.warn || it.kind == Kind::Recovered) {
+                if let Some(crossing) = crossing.filter(|crossing| watched.tells(crossing.kind, self.wanted.warn)) {
                     let threshold_percent = self.wanted.settings.threshold_percent;
                     let crossed = crossed(memcg, &crossing, watched.limit(), threshold_percent);
                     self.out.push(Observation::MemoryCrossed(Box::new(crossed)));
@@ -295,6 +297,18 @@ impl Watched {
         let mark = if looks_again { self.files.highest_charge(host.root) } else { None };
         self.peak.observe(held_bytes, exact.map_or(0, |charge| charge.reclaimable_bytes), mark);
         Ok(Some(held_bytes))
+    }
+
+    /// Whether a crossing is to be told: a rise where warnings are wanted, and the end of each that was told, also where none
+    /// are wanted any more.
+    fn tells(&mut self, kind: Kind, warn: bool) -> bool {
+        match kind {
+            Kind::Rose(_) => {
+                self.is_warned |= warn;
+                warn
+            }
+            Kind::Recovered => std::mem::take(&mut self.is_warned),
+        }
     }
 
     /// A pod's cgroup is no workload of its own. Usually its limit is the sum of its containers'; where these have none, it is

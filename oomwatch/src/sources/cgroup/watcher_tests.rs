@@ -3,7 +3,7 @@
 use std::{cell::Cell, fs, path::PathBuf};
 
 use super::*;
-use crate::observation::Pressure;
+use crate::{observation::Pressure, sources::watch::Line};
 
 const MIB: u64 = 1 << 20;
 /// No limit, as cgroup v1 says it.
@@ -197,6 +197,16 @@ fn only_where_it_is_wanted_is_a_crossing_told() {
         assert_eq!(look(&mut watcher).iter().filter(|it| crossed(it)).count(), told);
         assert_eq!(look(&mut watcher).iter().filter(|it| crossed(it)).count(), 0, "told again");
     }
+}
+
+#[test]
+fn the_end_of_a_warning_is_told_where_the_warning_was_and_only_there() {
+    let tree = Tree::new(2);
+    let mut watcher = tree.watcher(true, false);
+    let cgroup = watcher.watched.get_mut(&LOOKED_AT).unwrap();
+    let (rose, over) = (Kind::Rose(Line::NearLimit), Kind::Recovered);
+    let told = [(rose, false), (over, false), (over, true), (rose, true), (over, false), (over, true)];
+    assert_eq!(told.map(|(kind, warn)| cgroup.tells(kind, warn)), [false, false, false, true, true, false]);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Kernel kills inside sandboxes of real runsc: whose they were, in which role the victim was, and what became of the
 //! sandbox, whatever its exit code pretends.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, fs, time::Duration};
 
-use support::{Agent, Cgroup, EVENT_TIMEOUT, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
+use support::{
+    Agent, Cgroup, EVENT_TIMEOUT, Event, Events as _, Output, PROCESS_TIMEOUT, Plan, Runsc, Sandbox,
+    memory_cgroup_version, require, wait_for,
+};
 
 const LIMIT_MIB: u64 = 128;
 const ATTEMPTS: usize = 3;
@@ -42,12 +45,21 @@ fn check_kill(kill: &Event, sandbox: &Sandbox, cgroup: &Cgroup, role: &str) {
 /// How long the agent waits for the end of a sandbox in which the kernel killed, at least.
 const VERDICT: Duration = Duration::from_millis(1700);
 
+/// By the kernel's count, or because the sandbox and its cgroup are gone already.
+fn was_killed_in(cgroup: &Cgroup) -> bool {
+    let file = if memory_cgroup_version() == 1 { "memory.oom_control" } else { "memory.events" };
+    let Ok(text) = fs::read_to_string(cgroup.folder().join(file)) else { return true };
+    text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count != "0")
+}
+
 /// Lets a sandbox run into its limit; the kill and what became of it.
 fn kill_in(agent: &Agent, sandbox: &mut Sandbox, role: &str) -> (Event, Event) {
     let cgroup = sandbox.cgroup();
     let (sentry, gofers) = (sandbox.sentry(), sandbox.gofers());
     sandbox.wait_for(agent, "workload_started");
     sandbox.go();
+    // Until then it fills its memory, for as long as that takes an emulated processor.
+    wait_for("the kernel to kill", PROCESS_TIMEOUT, || was_killed_in(&cgroup).then_some(()));
     let kill = sandbox.wait_for(agent, "oom_kill");
     check_kill(&kill, sandbox, &cgroup, role);
     let victim = kill.number("/victim/pid");
@@ -188,7 +200,7 @@ fn a_gofer_is_told_from_sentry_and_stubs() {
         sandbox.wait_for(&agent, "workload_started");
         let gofer = sandbox.gofers()[0];
         // By itself the kernel chooses another.
-        std::fs::write(format!("/proc/{gofer}/oom_score_adj"), "1000").expect("make the gofer the one to be killed");
+        fs::write(format!("/proc/{gofer}/oom_score_adj"), "1000").expect("make the gofer the one to be killed");
         sandbox.go();
         let kill = sandbox.wait_for(&agent, "oom_kill");
         assert_eq!(kill.number("/victim/pid"), Some(gofer.into()), "{kill}");

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Longest wait for an event; a virtual machine without hardware support is slow.
-pub const EVENT_TIMEOUT: Duration = Duration::from_secs(40);
+pub const EVENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a process to start, to end or to say something.
 pub const PROCESS_TIMEOUT: Duration = Duration::from_mins(1);
 

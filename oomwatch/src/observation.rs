@@ -23,6 +23,8 @@ pub enum Observation {
     Counted(Counters),
     /// The kernel's log tells of a kill.
     Logged(Box<LoggedKill>),
+    /// All that the kernel's log had at this boot time was passed on: the answer to a question.
+    LogRead(u64),
     /// All that the kernel recorded for an earlier agent was passed on: what follows is of now.
     CaughtUp,
     /// All records of kills up to here were passed on.

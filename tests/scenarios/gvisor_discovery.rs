@@ -14,6 +14,9 @@ const NO_SCAN_BY_THEN: Duration = Duration::from_secs(5);
 /// A scan that every sandbox would be found by.
 const FOUND_BY_THEN: Duration = Duration::from_secs(2);
 
+/// Longer than a sandbox takes to begin where nothing holds it up.
+const SLOW: Duration = Duration::from_secs(10);
+
 fn watching() -> Agent {
     Agent::start_with(Output::Json, &["--workload-events"])
 }
@@ -35,6 +38,21 @@ fn a_sandbox_that_lives_for_300_ms_is_seen_to_start_and_to_stop() {
         assert!(stopped.time() < ended + NO_SCAN_BY_THEN, "{stopped}");
         drop(agent.stop());
     }
+}
+
+/// As with a small `cpu` limit in Kubernetes.
+#[test]
+fn a_sandbox_that_hardly_gets_a_processor_is_found_when_it_has_begun() {
+    require!(Agent, Runsc);
+    let agent = watching();
+    let before = SystemTime::now();
+    let sandbox = Plan::hog(Runsc::OLD, 128, &[]).cpu_percent(1).start();
+    let began = SystemTime::now();
+    let started = sandbox.wait_for(&agent, "workload_started");
+    let took = began.duration_since(before).expect("a clock that goes on");
+    assert!(took > SLOW, "it began within {took:?}");
+    assert!(started.time() < began + FOUND_BY_THEN, "{started}");
+    drop(agent.stop());
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub struct Plan {
     pub(crate) detached: bool,
     writable: bool,
     pub(crate) big_mib: u64,
+    cpu_percent: Option<u32>,
 }
 
 impl Plan {
@@ -72,6 +73,7 @@ impl Plan {
             detached: false,
             writable: false,
             big_mib: 0,
+            cpu_percent: None,
         }
     }
 
@@ -100,6 +102,12 @@ impl Plan {
         Self { big_mib: mib, ..self }
     }
 
+    /// With no more than this part of a processor.
+    #[must_use]
+    pub fn cpu_percent(self, percent: u32) -> Self {
+        Self { cpu_percent: Some(percent), ..self }
+    }
+
     /// The first container of a pod, as containerd's plugin for Kubernetes marks it.
     #[must_use]
     pub fn pod(self) -> Self {
@@ -124,6 +132,10 @@ impl Plan {
     pub(crate) fn configuration(&self, id: &str) -> Value {
         let namespaces: Vec<Value> =
             ["pid", "mount", "ipc", "uts", "network"].iter().map(|kind| json!({ "type": kind })).collect();
+        let mut resources = json!({ "memory": memory(self.limit_mib << 20) });
+        if let Some(percent) = self.cpu_percent {
+            resources["cpu"] = json!({ "quota": percent * 1000, "period": 100_000 });
+        }
         json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -139,7 +151,7 @@ impl Plan {
             "linux": {
                 "cgroupsPath": Path::new("/").join(id),
                 "namespaces": namespaces,
-                "resources": { "memory": memory(self.limit_mib << 20) },
+                "resources": resources,
             },
         })
     }

@@ -3,7 +3,8 @@
 //!
 //! Each witness is another kill, and so is each count; a kill has one of both, as a rule. A witness with a cgroup is told
 //! at once, and takes a count of that cgroup, or the next one. A count waits for its witness for [`GRACE_NS`], a witness
-//! without a cgroup for its count: if only one cgroup has counts left, it was there. What is told of a count alone takes
+//! without a cgroup for its count: if only one cgroup has counts left, it was there. Neither waits in vain for what is only
+//! read late: the source of the log is asked how far it read before a count is told alone. What is told of a count alone takes
 //! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -17,6 +18,9 @@ use crate::{
 /// How long counts and witnesses wait for each other. Both are read within milliseconds of the kill, on a host short of
 /// processors within some hundred. Less than the second between two readings of the count of all kills.
 pub(super) const GRACE_NS: u64 = 300_000_000;
+/// A count is told when the log was read up to the end of its grace, for a host without time for the agent has lines that
+/// it did not read yet; after this long at the latest.
+const SILENT_NS: u64 = 2_000_000_000;
 /// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
 const ALONE_NS: u64 = 50_000_000;
 /// A witness is read this much later than the count of the same kill at most, to be taken for it.
@@ -32,8 +36,11 @@ const CAPACITY: usize = 65_536;
 const MAX_WAITING: usize = 4096;
 /// Rises of one counter kept apart; the rest are one.
 const MAX_RISES: usize = 64;
-/// A second count of a group kill's first victim is excused for this long.
+/// A second count of a group kill's first victim is excused for this long,
 const DOUBLE_NS: u64 = 1_000_000_000;
+/// and where another kill would have its line, for as long as a host can stand still between two victims: 12 s were seen
+/// in a virtual machine.
+const LOGGED_DOUBLE_NS: u64 = 60_000_000_000;
 
 /// What a witness says turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +121,9 @@ pub(super) struct Counts<W> {
     latest_ns: u64,
     /// What came until then and could be told is.
     settled_ns: u64,
+    /// Up to where the log was read, and when that was last asked.
+    log_read_ns: u64,
+    log_asked_ns: u64,
 }
 
 impl Tally {
@@ -196,7 +206,25 @@ impl<W> Counts<W> {
             removed: VecDeque::new(),
             latest_ns: 0,
             settled_ns: 0,
+            log_read_ns: 0,
+            log_asked_ns: 0,
         }
+    }
+
+    /// All lines written until then were witnessed.
+    pub(super) fn log_read(&mut self, until_ns: u64) {
+        self.log_read_ns = self.log_read_ns.max(until_ns);
+    }
+
+    /// Whether it is to be asked how far the log was read. True once for each thing that waits.
+    pub(super) fn wants_log(&mut self, now_ns: u64) -> bool {
+        let wants = self.first_due().is_some_and(|due_ns| {
+            due_ns <= now_ns && self.counting.log && self.log_read_ns.max(self.log_asked_ns) < due_ns
+        });
+        if wants {
+            self.log_asked_ns = now_ns;
+        }
+        wants
     }
 
     /// A counter as it is when all kills so far are accounted for.
@@ -294,6 +322,7 @@ impl<W> Counts<W> {
         let settled = if is_new && self.incomplete { kills } else { 0 };
         let group_kills = counters.local_oom_group_kill.unwrap_or_default();
         let settled_ns = self.settled_ns;
+        let double_ns = if self.counting.log { LOGGED_DOUBLE_NS } else { DOUBLE_NS };
         let Some(tally) = self.tally(counters.memcg, counters.boot_ns) else { return };
         if is_new {
             (tally.read, tally.settled) = (settled, settled);
@@ -315,14 +344,15 @@ impl<W> Counts<W> {
         }
         self.note_rising(counters.memcg);
         for _ in 0..more_groups {
-            let until_ns = counters.boot_ns.saturating_add(DOUBLE_NS);
+            let until_ns = counters.boot_ns.saturating_add(double_ns);
             self.doubles.push(Double { within: counters.path.clone(), until_ns });
         }
     }
 
     /// Tells what waited long enough.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
-        self.tell(now_ns, now_ns.saturating_sub(self.grace()))
+        let seen_ns = if self.counting.log { self.log_read_ns.max(now_ns.saturating_sub(SILENT_NS)) } else { now_ns };
+        self.tell(now_ns, seen_ns.min(now_ns).saturating_sub(self.grace()))
     }
 
     /// Tells everything that waits: nothing more will come.
@@ -368,8 +398,15 @@ impl<W> Counts<W> {
         !self.waiting.is_empty() || !self.rising.is_empty()
     }
 
-    /// When [`Self::due`] has something next.
+    /// When [`Self::due`] or [`Self::wants_log`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
+        let due_ns = self.first_due()?;
+        let is_asked = self.counting.log && self.log_read_ns < due_ns && due_ns <= self.log_asked_ns;
+        Some(due_ns.saturating_add(if is_asked { SILENT_NS } else { 0 }))
+    }
+
+    /// When the first of what waits has waited for its grace.
+    fn first_due(&self) -> Option<u64> {
         // What is older is kept for a witness, and told with it.
         let is_open = |(read_ns, _): &&(u64, u64)| *read_ns > self.settled_ns;
         let rises = self.rising.iter().filter_map(|memcg| self.tallies.get(memcg)?.rises.iter().find(is_open));
@@ -474,7 +511,7 @@ impl<W> Counts<W> {
             let Some(path) = tally.path.clone() else { continue };
             let double = self.doubles.iter().position(|double| path.is_within(&double.within));
             // What is counted twice is counted at least twice.
-            let double = double.filter(|_| tally.counted() >= 2);
+            let double = double.filter(|_| tally.read >= 2);
             told.push(if self.unplaced > 0 {
                 self.unplaced -= 1;
                 tally.placed += 1;

@@ -28,6 +28,12 @@ fn both() -> Counts {
     Counts::new(Counting { counters: true, log: true, marks: false })
 }
 
+/// What is due when the log was read up to then.
+fn due(counts: &mut Counts, now_ns: u64) -> Vec<Told<u32>> {
+    counts.log_read(now_ns);
+    counts.due(now_ns)
+}
+
 #[test]
 fn a_kill_that_is_witnessed_and_counted_is_one() {
     for witness_first in [true, false] {
@@ -40,7 +46,7 @@ fn a_kill_that_is_witnessed_and_counted_is_one() {
             counts.counted(&reading(1, SECOND, 1));
         }
         assert!(!counts.waits());
-        assert_eq!(counts.due(3 * SECOND), []);
+        assert_eq!(due(&mut counts, 3 * SECOND), []);
     }
 }
 
@@ -50,7 +56,7 @@ fn a_witness_read_late_is_of_the_count_that_waits() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
     assert_eq!(counts.witnessed(memcg(1), SECOND + 250 * MS, false, 7), Some(Told::Witnessed(7, None)));
-    assert_eq!(counts.due(3 * SECOND), []);
+    assert_eq!(due(&mut counts, 3 * SECOND), []);
 }
 
 #[test]
@@ -58,10 +64,28 @@ fn a_count_without_a_witness_is_told_after_its_grace() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 2));
     assert_eq!(counts.next_deadline(), Some(SECOND + GRACE_NS));
-    assert_eq!(counts.due(SECOND + GRACE_NS - 1), []);
-    let told = counts.due(SECOND + GRACE_NS);
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS - 1), []);
+    let told = due(&mut counts, SECOND + GRACE_NS);
     assert_eq!(told, [Told::Counted(memcg(1), path(1), SECOND), Told::Counted(memcg(1), path(1), SECOND + 1)]);
     assert_eq!(counts.witnessed(memcg(1), 2 * SECOND, false, 7), None, "too late: it was told");
+}
+
+#[test]
+fn a_count_waits_for_the_log_to_be_read_but_not_for_ever() {
+    let mut counts = both();
+    counts.counted(&reading(1, SECOND, 1));
+    assert!(!counts.wants_log(SECOND + GRACE_NS - 1));
+    assert_eq!(counts.due(SECOND + GRACE_NS), []);
+    assert!(counts.wants_log(SECOND + GRACE_NS) && !counts.wants_log(SECOND + GRACE_NS), "asked once");
+    assert_eq!(counts.next_deadline(), Some(SECOND + GRACE_NS + SILENT_NS));
+    // Its line was there all the time.
+    assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS), []);
+    assert!(!counts.waits());
+    counts.counted(&reading(1, 2 * SECOND, 2));
+    assert!(counts.wants_log(2 * SECOND + GRACE_NS));
+    assert_eq!(counts.due(2 * SECOND + GRACE_NS + SILENT_NS - 1), []);
+    assert_eq!(counts.due(2 * SECOND + GRACE_NS + SILENT_NS).len(), 1, "nobody reads the log any more");
 }
 
 #[test]
@@ -71,7 +95,7 @@ fn what_was_counted_before_is_nobodys_kill() {
     counts.counted(&reading(1, 2 * SECOND, 5));
     assert!(!counts.waits());
     counts.counted(&reading(1, 3 * SECOND, 6));
-    assert_eq!(counts.due(4 * SECOND).len(), 1);
+    assert_eq!(due(&mut counts, 4 * SECOND).len(), 1);
 }
 
 #[test]
@@ -79,7 +103,7 @@ fn a_witness_without_a_cgroup_is_placed_where_the_only_count_is() {
     let mut counts = both();
     assert_eq!(counts.unplaced(SECOND, SECOND, None, 7), None);
     counts.counted(&reading(1, SECOND + MS, 1));
-    let told = counts.due(SECOND + GRACE_NS);
+    let told = due(&mut counts, SECOND + GRACE_NS);
     assert_eq!(told, [Told::Witnessed(7, Some((memcg(1), path(1))))]);
     assert!(!counts.waits());
 }
@@ -91,7 +115,7 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
     counts.unplaced(SECOND, SECOND, None, 8);
     counts.counted(&reading(1, SECOND, 1));
     counts.counted(&reading(2, SECOND, 1));
-    let told = counts.due(2 * SECOND);
+    let told = due(&mut counts, 2 * SECOND);
     let expected = [Told::Witnessed(7, None), Told::Witnessed(8, None), Told::Placed(memcg(1)), Told::Placed(memcg(2))];
     assert_eq!(told, expected);
     assert!(!counts.waits());
@@ -101,9 +125,9 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
 fn a_witness_is_told_though_its_count_was_given_to_another() {
     let mut counts = both();
     counts.unplaced(SECOND, SECOND, None, 7);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(7, None)]);
     counts.counted(&reading(1, 2 * SECOND, 1));
-    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
+    assert_eq!(due(&mut counts, 3 * SECOND), [Told::Placed(memcg(1))]);
     assert_eq!(counts.witnessed(memcg(1), 3 * SECOND, false, 8), Some(Told::Witnessed(8, None)));
 }
 
@@ -113,7 +137,7 @@ fn a_group_kill_says_in_which_cgroup_its_members_are() {
     counts.unplaced(SECOND, SECOND, Some(path(2)), 7);
     counts.counted(&reading(1, SECOND, 1));
     counts.counted(&reading(2, SECOND, 1));
-    let told = counts.due(2 * SECOND);
+    let told = due(&mut counts, 2 * SECOND);
     assert!(told.contains(&Told::Witnessed(7, Some((memcg(2), path(2))))), "{told:?}");
     assert!(told.contains(&Told::Counted(memcg(1), path(1), SECOND)), "{told:?}");
 }
@@ -123,19 +147,19 @@ fn a_witness_is_not_taken_for_a_kill_that_was_counted_long_before_it() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
     counts.unplaced(SECOND + 200 * MS, SECOND + 200 * MS, None, 7);
-    assert_eq!(counts.due(SECOND + GRACE_NS), [Told::Counted(memcg(1), path(1), SECOND)]);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS), [Told::Counted(memcg(1), path(1), SECOND)]);
+    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(7, None)]);
 }
 
 #[test]
 fn a_count_that_comes_after_its_witness_was_told_without_a_cgroup_is_not_told() {
     let mut counts = both();
     counts.unplaced(SECOND, SECOND, None, 7);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(7, None)]);
+    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(7, None)]);
     counts.counted(&reading(1, 2 * SECOND, 1));
-    assert_eq!(counts.due(3 * SECOND), [Told::Placed(memcg(1))]);
+    assert_eq!(due(&mut counts, 3 * SECOND), [Told::Placed(memcg(1))]);
     counts.counted(&reading(1, 3 * SECOND, 2));
-    assert_eq!(counts.due(4 * SECOND), [Told::Counted(memcg(1), path(1), 3 * SECOND)]);
+    assert_eq!(due(&mut counts, 4 * SECOND), [Told::Counted(memcg(1), path(1), 3 * SECOND)]);
 }
 
 #[test]
@@ -143,27 +167,27 @@ fn a_witness_without_a_cgroup_that_comes_after_its_count_was_told_is_not_told() 
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
     counts.counted(&reading(2, SECOND, 1));
-    assert_eq!(counts.due(SECOND + GRACE_NS).len(), 2);
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS).len(), 2);
     // Both happened before their counts were read; only their lines were read so late.
     assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 7), None);
     assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, Some(path(2)), 8), None);
-    assert_eq!(counts.due(2 * SECOND), []);
+    assert_eq!(due(&mut counts, 2 * SECOND), []);
     // A third one is another.
     assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 9), None);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(9, None)]);
+    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(9, None)]);
 }
 
 #[test]
 fn a_count_told_alone_is_the_same_kill_for_its_own_line_too() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
-    assert_eq!(counts.due(SECOND + GRACE_NS).len(), 1);
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS).len(), 1);
     assert_eq!(counts.unplaced(SECOND - MS, SECOND - MS, None, 7), None);
-    assert_eq!(counts.due(2 * SECOND), []);
+    assert_eq!(due(&mut counts, 2 * SECOND), []);
     assert_eq!(counts.witnessed(memcg(1), SECOND - MS, false, 8), None);
     // So the other's count is still to be told, wherever it is.
     counts.counted(&reading(2, 2 * SECOND, 1));
-    assert_eq!(counts.due(3 * SECOND).len(), 1);
+    assert_eq!(due(&mut counts, 3 * SECOND).len(), 1);
 }
 
 #[test]
@@ -172,7 +196,7 @@ fn where_kills_were_counted_of_late_another_may_be_counted_yet() {
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
     assert_eq!(counts.unplaced(2 * SECOND, 2 * SECOND, None, 8), None);
     counts.counted(&reading(2, 2 * SECOND, 1));
-    assert_eq!(counts.due(2 * SECOND + GRACE_NS), [Told::Witnessed(8, None), Told::Placed(memcg(2))]);
+    assert_eq!(due(&mut counts, 2 * SECOND + GRACE_NS), [Told::Witnessed(8, None), Told::Placed(memcg(2))]);
 }
 
 #[test]
@@ -182,7 +206,15 @@ fn the_first_victim_of_a_group_kill_is_counted_twice_and_told_once() {
     assert_eq!(with_log.witnessed(memcg(1), SECOND, true, 7), Some(Told::Twice(memcg(1))));
     assert!(with_log.witnessed(memcg(1), SECOND, false, 8).is_some());
     with_log.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
-    assert_eq!(with_log.due(3 * SECOND), []);
+    assert_eq!(due(&mut with_log, 3 * SECOND), []);
+
+    // Host and kernel stood still between two victims, and of the first no second line was written.
+    let mut stalled = both();
+    assert!(stalled.witnessed(memcg(1), SECOND, false, 7).is_some());
+    assert!(stalled.witnessed(memcg(1), SECOND, false, 8).is_some());
+    stalled.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 2) });
+    stalled.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, 13 * SECOND, 3) });
+    assert_eq!(due(&mut stalled, 14 * SECOND), [Told::Twice(memcg(1))]);
 
     let mut alone = Counts::new(Counting { counters: true, log: false, marks: false });
     alone.counted(&Counters { local_oom_group_kill: Some(1), ..reading(1, SECOND, 3) });
@@ -196,7 +228,7 @@ fn more_witnesses_than_counts_excuse_no_count_later() {
     let mut counts = both();
     assert!(counts.witnessed(memcg(1), SECOND, false, 7).is_some());
     counts.counted(&reading(1, 20 * SECOND, 1));
-    assert_eq!(counts.due(30 * SECOND).len(), 1, "ten seconds later it is another kill");
+    assert_eq!(due(&mut counts, 30 * SECOND).len(), 1, "ten seconds later it is another kill");
 }
 
 #[test]
@@ -238,9 +270,9 @@ fn memory_is_bounded() {
 fn a_mark_is_told_however_long_after_its_count_it_comes() {
     let mut counts = Counts::new(Counting { counters: true, log: false, marks: true });
     counts.counted(&reading(1, SECOND, 3));
-    assert_eq!(counts.due(SECOND + GRACE_NS), [], "a count alone only says where");
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS), [], "a count alone only says where");
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
     assert_eq!(counts.unplaced(SECOND, SECOND, None, 8), None);
     assert_eq!(counts.unplaced(SECOND, SECOND, Some(path(1)), 9), None);
-    assert_eq!(counts.due(2 * SECOND), [Told::Witnessed(8, None), Told::Witnessed(9, None)]);
+    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(8, None), Told::Witnessed(9, None)]);
 }

@@ -91,6 +91,8 @@ pub enum Output {
     Await(Awaited),
     /// To be given the counters of every cgroup, by [`Correlator::compare`].
     ReadAll,
+    /// To be told how far the kernel's log was read, by [`Observation::LogRead`].
+    AskLog,
 }
 
 /// The state machine.
@@ -176,6 +178,12 @@ impl Correlator {
             }
             Observation::Logged(kill) => self.logged(*kill, &mut out),
             Observation::Counted(counters) => self.counted(&counters, &mut out),
+            Observation::LogRead(until_ns) => {
+                if let Some(counts) = &mut self.counts {
+                    counts.log_read(until_ns);
+                }
+                self.settle_counts(until_ns, &mut out);
+            }
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
                 self.kill_counters.read(&counters);
@@ -292,6 +300,7 @@ impl Correlator {
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         self.settle_counts(now_ns, &mut out);
+        out.extend(self.counts.as_mut().is_some_and(|counts| counts.wants_log(now_ns)).then_some(Output::AskLog));
         out
     }
 

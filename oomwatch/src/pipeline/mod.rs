@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::sync::{
+    Notify,
     mpsc::{Receiver, Sender},
     watch,
 };
@@ -64,6 +65,8 @@ pub(crate) struct Pipeline {
     seq: u64,
     sees_exec: bool,
     execs: Option<Sender<u32>>,
+    /// Asks the source of the log how far it read.
+    log: Option<Arc<Notify>>,
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
     keeper: Option<keep::Keeper>,
@@ -111,6 +114,7 @@ impl Pipeline {
             seq: 0,
             sees_exec: sight.sees_exec,
             execs: None,
+            log: rung.log.as_ref().map(|log| Arc::clone(&log.asked)),
             sandboxes: HashMap::new(),
             cgroups: workloads::Cgroups::default(),
             keeper: None,
@@ -288,6 +292,7 @@ impl Pipeline {
                 Output::Await(kill) if self.may_be_judged(kill.killed_ns) => self.await_outcome(kill),
                 Output::Await(_) => {}
                 Output::ReadAll => self.compare(),
+                Output::AskLog => self.log.iter().for_each(|log| log.notify_one()),
             }
         }
     }

@@ -40,6 +40,7 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "a_sandbox_restored_from_a_checkpoint_is_found_and_measured",
         "gVisor now and then finds the emulated processor lacking after a checkpoint (`missing features: xsave`)",
     ),
+    ("gvisor_discovery", "a_sandbox_that_hardly_gets_a_processor_is_found_when_it_has_begun", SAME_EVERYWHERE),
     ("gvisor_discovery", "runsc_do_is_found_though_its_root_is_nowhere_usual", SAME_EVERYWHERE),
     ("gvisor_discovery", "sandboxes_that_were_there_before_the_agent_are_found", SAME_EVERYWHERE),
     ("gvisor_kills", "a_gofer_is_told_from_sentry_and_stubs", SAME_EVERYWHERE),

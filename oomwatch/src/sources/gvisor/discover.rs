@@ -19,9 +19,9 @@ use super::{
 };
 use crate::host::{HostError, HostRoot, limit, memory::MemoryHierarchy};
 
-/// How long a sentry may lack its memory file before that counts, nanoseconds: it opens it some 20 ms after its start,
-/// but a second and more after it on a host that has no time for it.
-const OPENED_NS: u64 = 10_000_000_000;
+/// For how long after its start a gofer is asked for its sandbox, nanoseconds: on a host that has no time for them it starts
+/// in some ten seconds. Then it is left to the scans.
+const GOFER_NS: u64 = 60_000_000_000;
 /// How long a sentry may lack its state file before that counts, nanoseconds: runsc writes it some 100 ms after it
 /// started the sentry, on a host that has no time for it a second and more. Without it the sandbox is named by its
 /// arguments alone.
@@ -61,7 +61,7 @@ pub(crate) enum Verdict {
     Found(Box<Sandbox>),
     /// The sentry of a known sandbox.
     Known(ProcessId),
-    /// It looks like a sentry that is starting: to be asked again in some 20 ms. With what is known of its sandbox so
+    /// It looks like a sentry that is starting: to be asked again, at first in some 20 ms. With what is known of its sandbox so
     /// far, where its program is believed.
     NotYet(Reason, Option<Box<Sandbox>>),
     /// It looks like a sentry and is none.
@@ -82,7 +82,7 @@ pub(crate) struct Stamp {
 pub(crate) struct Scan {
     /// Sandboxes not known before.
     pub found: Vec<Sandbox>,
-    /// Processes that look like sentries that are starting: [`Discovery::check`] them again in some 20 ms.
+    /// Processes that look like sentries that are starting: [`Discovery::check`] them again, at first in some 20 ms.
     pub starting: Vec<u32>,
     /// What was passed over and why, by number.
     pub skipped: BTreeMap<Reason, u32>,
@@ -94,7 +94,7 @@ pub(super) struct Known {
     pub(super) sentry: ProcessId,
     /// State file of its first container.
     pub(super) state: Option<PathBuf>,
-    /// As of the time it was found.
+    /// As of the last look at it.
     pub(super) gofers: Vec<ProcessId>,
 }
 
@@ -234,6 +234,13 @@ impl Discovery {
         }
     }
 
+    /// A sandbox that was found has these gofers by now.
+    pub(crate) fn know_gofers(&mut self, sentry: ProcessId, gofers: &[ProcessId]) {
+        if let Some(known) = self.known.get_mut(&sentry.pid).filter(|known| known.sentry == sentry) {
+            known.gofers = gofers.to_vec();
+        }
+    }
+
     fn forget_dead(&mut self) {
         let processes = &self.processes;
         let lives = |sentry: ProcessId| processes.process(sentry.pid).and_then(|process| process.id()).ok();
@@ -297,7 +304,7 @@ impl Discovery {
         let known = self.known.values().find(|known| known.gofers.contains(&gofer));
         Ok(match known {
             Some(known) => Verdict::Known(known.sentry),
-            None if age_ns(gofer, now_ns) < SETTLED_NS => Verdict::NotYet(Reason::StateMissing, None),
+            None if age_ns(gofer, now_ns) < GOFER_NS => Verdict::NotYet(Reason::StateMissing, None),
             None => Verdict::Other,
         })
     }
@@ -313,9 +320,6 @@ impl Discovery {
         let sentry = process.id()?;
         let age_ns = age_ns(sentry, now_ns);
         let has_memory_file = process.has_memory_file()?;
-        if !has_memory_file && age_ns >= OPENED_NS {
-            return Ok(Verdict::Refused(Reason::NoMemoryFile));
-        }
         let mut details = self.host().look(process, &args, &[])?;
         self.add_gofers(&args, &mut details);
         let passing = details.problems.iter().find(|reason| may_pass(**reason)).copied();

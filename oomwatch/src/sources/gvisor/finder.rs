@@ -13,12 +13,15 @@ use super::{
 };
 use crate::stats::Stats;
 
-/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms. Later looks are rarer.
+/// When a sentry that is starting is looked at again: it opens its memory file within some 20 ms,
 const STARTING_NS: u64 = 10_000_000;
-/// Looks with the same time between them; the next as many come with [`STARTING_NS`] more.
-const STARTING_STEP: u32 = 25;
-/// How often, which takes 9 seconds: an emulated or busy host is slow. Then it is left to the next scan.
-const STARTING_LOOKS: u32 = 200;
+/// on a host that is slow or does not let it have a processor within minutes. So each look comes this part of the time so
+/// far after the one before.
+const STARTING_PART: u64 = 16;
+/// The longest time between two looks.
+const STARTING_LONGEST_NS: u64 = 2_000_000_000;
+/// One that takes this long is counted among what is not watched, for as long as it is not.
+const STARTING_LATE_NS: u64 = 10_000_000_000;
 /// How often all processes are looked at, where starts are told by the kernel; a net below that.
 const SCAN_NS: u64 = 60_000_000_000;
 /// The same where they are not told: a sandbox is to be found within a second.
@@ -31,8 +34,23 @@ const HINT_NS: u64 = 200_000_000;
 /// A sentry that is starting.
 #[derive(Debug, Clone, Copy)]
 struct Starting {
+    since_ns: u64,
     due_ns: u64,
-    looks: u32,
+    /// It was said that it takes long.
+    is_late: bool,
+}
+
+impl Starting {
+    fn at(now_ns: u64) -> Self {
+        Self { since_ns: now_ns, due_ns: now_ns, is_late: false }
+    }
+
+    /// After a look that came too early.
+    fn again(self, now_ns: u64) -> Self {
+        let age_ns = now_ns.saturating_sub(self.since_ns);
+        let pause_ns = (age_ns / STARTING_PART).clamp(STARTING_NS, STARTING_LONGEST_NS);
+        Self { due_ns: now_ns.saturating_add(pause_ns), is_late: age_ns >= STARTING_LATE_NS, ..self }
+    }
 }
 
 /// What was found.
@@ -89,7 +107,7 @@ impl Finder {
 
     /// A process that may be a sentry began a program.
     pub(super) fn exec(&mut self, pid: u32, now_ns: u64) {
-        self.starting.insert(pid, Starting { due_ns: now_ns, looks: 0 });
+        self.starting.insert(pid, Starting::at(now_ns));
         self.check_starting(now_ns);
     }
 
@@ -131,7 +149,7 @@ impl Finder {
             self.found(Box::new(sandbox));
         }
         for pid in scan.starting {
-            self.starting.entry(pid).or_insert(Starting { due_ns: now_ns, looks: 0 });
+            self.starting.entry(pid).or_insert(Starting::at(now_ns));
         }
         for (reason, count) in scan.skipped {
             self.note_skipped(reason, count);
@@ -149,17 +167,19 @@ impl Finder {
     fn check_starting(&mut self, now_ns: u64) {
         let due = self.starting.iter().filter(|(_, starting)| starting.due_ns <= now_ns);
         for pid in due.map(|(pid, _)| *pid).collect::<Vec<_>>() {
-            let Some(Starting { looks, .. }) = self.starting.remove(&pid) else { continue };
+            let Some(starting) = self.starting.remove(&pid) else { continue };
             match self.discovery.check(pid, now_ns) {
                 Ok(Verdict::Found(sandbox)) => self.found(sandbox),
-                Ok(Verdict::NotYet(_, sandbox)) if looks < STARTING_LOOKS => {
-                    let pause_ns = STARTING_NS.saturating_mul((1 + looks / STARTING_STEP).into());
-                    let again = Starting { due_ns: now_ns.saturating_add(pause_ns), looks: looks + 1 };
+                Ok(Verdict::NotYet(reason, sandbox)) => {
+                    let again = starting.again(now_ns);
+                    if again.is_late && !starting.is_late {
+                        self.note_skipped(reason, 1);
+                    }
                     self.starting.insert(pid, again);
                     self.announce(sandbox);
                     continue;
                 }
-                Ok(Verdict::NotYet(reason, _) | Verdict::Refused(reason)) => {
+                Ok(Verdict::Refused(reason)) => {
                     self.note_skipped(reason, 1);
                     // Its runtime may have mounts of its own; then its state file tells, which is yet to be written.
                     if reason == Reason::ForeignProgram {

@@ -312,6 +312,7 @@ impl Watcher {
             watched.meter = Meter::new(self.wanted.estimator, key(id), files);
         }
         if *details != before {
+            self.finder.discovery.know_gofers(id, &details.gofers);
             watched.meter.set_gofers(details.gofers.iter().copied().map(key).collect());
             self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
         }

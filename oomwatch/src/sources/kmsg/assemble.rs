@@ -11,8 +11,9 @@ use crate::observation::{LoggedGroup, LoggedKill, LoggedMemcg, LoggedTrigger};
 /// Longest time between two lines of one group kill, by the kernel's clock. It does not sleep between them, but a serial
 /// console may take ten milliseconds a line; 38 were seen in a virtual machine.
 const GROUP_GAP_MICROS: u64 = 200_000;
-/// How long the first victim of a group kill is known: no process gets its id in this time.
-const FIRST_VICTIM_MICROS: u64 = 5_000_000;
+/// How long the first victim of a group kill is known by its id and name: the host may stand still between two victims (12 s
+/// were seen in a virtual machine), and ids are given anew.
+const FIRST_VICTIM_MICROS: u64 = 60_000_000;
 /// How long a kill waits for the line that says that a group kill began with it: the kernel writes it right after.
 const SETTLE_NS: u64 = 15_000_000;
 /// Pieces of a summary that was cut: at 1,000 bytes each, two paths of `PATH_MAX` fit.
@@ -23,6 +24,7 @@ const MAX_PIECES: u32 = 10;
 struct Group {
     named: LoggedGroup,
     first_tid: u32,
+    first_comm: Vec<u8>,
     /// The first victim as it was told, for its second kill.
     task_memcg: Option<LoggedMemcg>,
     oom_memcg: Option<LoggedMemcg>,
@@ -164,6 +166,7 @@ impl Assembler {
         self.group = Some(Group {
             named: group,
             first_tid: first.tid,
+            first_comm: first.comm.clone(),
             task_memcg: first.task_memcg.clone(),
             oom_memcg: first.oom_memcg.clone(),
             trigger: first.trigger.clone(),
@@ -218,7 +221,7 @@ impl Assembler {
     fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
         let Some(group) = &mut self.group else { return };
         let age = micros.saturating_sub(group.last_micros);
-        let is_first = kill.tid == group.first_tid && age <= FIRST_VICTIM_MICROS;
+        let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm) && age <= FIRST_VICTIM_MICROS;
         if age > GROUP_GAP_MICROS && !is_first {
             return;
         }

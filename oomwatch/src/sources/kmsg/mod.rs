@@ -1,18 +1,18 @@
 //! The source that reads the kernel's log: what the OOM killer writes there of each kill, from `/dev/kmsg`.
 //!
 //! `record` takes a record apart, `line` reads what the OOM killer writes, `assemble` puts its lines together. Only what
-//! the kernel itself wrote counts. Emits [`Observation::Logged`], and [`Observation::Lost`] where records were
-//! overwritten before they were read.
+//! the kernel itself wrote counts. Emits [`Observation::Logged`], [`Observation::Lost`] where records were overwritten before
+//! they were read, and [`Observation::LogRead`] when it is asked.
 
 mod assemble;
 mod line;
 mod log_clock;
 mod record;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::{Notify, mpsc::Sender};
 
 use self::{
     assemble::{Assembler, Times},
@@ -46,6 +46,8 @@ pub(crate) struct Start {
     pub(crate) hierarchy: Option<MemoryHierarchy>,
     /// No other source reads the kernel's count of kills.
     pub(crate) reads_totals: bool,
+    /// Asks how far the log was read.
+    pub(crate) asked: Arc<Notify>,
 }
 
 impl Start {
@@ -58,7 +60,7 @@ impl Start {
         hierarchy: Option<MemoryHierarchy>,
         reads_totals: bool,
     ) -> Result<Self, HostError> {
-        Ok(Self { log: KernelLog::open_at_end(root)?, hierarchy, reads_totals })
+        Ok(Self { log: KernelLog::open_at_end(root)?, hierarchy, reads_totals, asked: Arc::default() })
     }
 }
 
@@ -69,7 +71,7 @@ pub(crate) async fn run(
     stop: Stop,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
-    let Start { log, hierarchy, reads_totals } = start;
+    let Start { log, hierarchy, reads_totals, asked } = start;
     let log = readable::watch(log).context("watch the kernel's log")?;
     let mut totals = reads_totals.then(Totals::default);
     let mut reader = Reader {
@@ -82,18 +84,20 @@ pub(crate) async fn run(
     if let Some(total) = totals.as_mut().and_then(Totals::read) {
         out.send(Observation::KillTotal(total)).await.context("pass on an observation")?;
     }
-    let mut stopping = false;
+    let (mut stopping, mut to_answer) = (false, false);
     loop {
         heartbeat.beat();
         let mut total = None;
         tokio::select! {
             () = stop.stopped() => stopping = true,
             ready = log.readable() => ready.context("wait for the kernel's log")?.clear_ready(),
+            () = asked.notified() => to_answer = true,
             () = tokio::time::sleep(SETTLE), if reader.assembler.waits() => {}
             () = tokio::time::sleep(BEAT) => {}
             () = due(totals.as_ref()) => total = totals.as_mut().and_then(Totals::read),
         }
         let mut any = false;
+        let from_ns = clock::boot_ns();
         while let Some(read) = reader.read(log.get_ref()).context("read the kernel's log")? {
             for observation in read {
                 any = true;
@@ -104,6 +108,11 @@ pub(crate) async fn run(
         if let Some(kill) = reader.assembler.settled(clock::boot_ns(), stopping) {
             any = true;
             out.send(logged(kill)).await.context("pass on an observation")?;
+        }
+        // One that waits for its group was written before.
+        if to_answer && !reader.assembler.waits() {
+            to_answer = false;
+            out.send(Observation::LogRead(from_ns)).await.context("pass on an observation")?;
         }
         if let Some(totals) = totals.as_mut().filter(|_| any) {
             totals.soon();

@@ -17,7 +17,12 @@ pub(crate) enum Choice {
 }
 
 /// Runs the programs by name; gives the names of those that failed.
-pub(crate) fn run(choice: Choice, half: Option<usize>, filter: Option<&str>) -> Result<Vec<String>, Box<dyn Error>> {
+pub(crate) fn run(
+    choice: Choice,
+    half: Option<usize>,
+    skip: Option<&str>,
+    filter: Option<&str>,
+) -> Result<Vec<String>, Box<dyn Error>> {
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir("/tests")? {
         let entry = entry?;
@@ -36,7 +41,7 @@ pub(crate) fn run(choice: Choice, half: Option<usize>, filter: Option<&str>) -> 
         }
         let mut command = Command::new(program);
         command.arg("--test-threads=1");
-        for scenario in of(&host_only, &name) {
+        for scenario in of(&host_only, &name).into_iter().chain(skip) {
             command.args(["--skip", scenario]);
         }
         if choice == Choice::Subset {

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use super::{
     kernel::Guest,
     qemu::{Ended, Machine},
-    report,
+    report, subset,
 };
 use crate::{compile, process::say};
 
@@ -78,9 +78,14 @@ fn boot_one(boot: &Boot, filter: &str) -> anyhow::Result<Booted> {
     let name = boot.name();
     let (console, log) = (log_file(&name, "console")?, log_file(&name, "log")?);
     let choice = if filter.is_empty() && !guest.kernel.everything { "subset" } else { "all" };
+    let skip = subset::left_to_twin(&guest).filter(|_| choice == "subset");
+    if let Some(scenario) = skip {
+        say(&format!("{name}| {scenario} runs with the other version of cgroups"));
+    }
+    let skip = skip.map_or_else(String::new, |scenario| format!(" skip={scenario}"));
     let filter = if filter.is_empty() { String::new() } else { format!(" filter={filter}") };
     let half = boot.half.map_or_else(String::new, |half| format!(" half={half}"));
-    let arguments = format!("cgroup={} {choice}{half}{filter}", guest.hierarchy);
+    let arguments = format!("cgroup={} {choice}{half}{skip}{filter}", guest.hierarchy);
     let machine = Machine {
         arch: guest.kernel.arch,
         image: &boot.image,

@@ -26,8 +26,12 @@ pub(crate) use self::{
     shell::shell,
 };
 
-use self::matrix::{Boot, Booted};
-use crate::{arch::Arch, setup};
+use self::{
+    kernel::Guest,
+    matrix::{Boot, Booted},
+    pack::Contents,
+};
+use crate::setup;
 
 /// Boots the guests that `wanted` names (all if it is empty) and runs the scenarios.
 pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow::Result<()> {
@@ -36,10 +40,12 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
     ensure!(!filter.contains(char::is_whitespace), "a filter with a space cannot be passed to the guest");
     let guests = kernel::select(wanted)?;
     let files = sh.create_temp_dir()?;
-    let archive = |arch: Arch| files.path().join(format!("{arch}.cpio"));
-    let arches: BTreeSet<Arch> = guests.iter().map(|guest| guest.kernel.arch).collect();
-    for arch in &arches {
-        setup::setup(sh, arch.part())?;
+    let archive = |contents: Contents| files.path().join(format!("{}-{}.cpio", contents.arch, contents.everything));
+    let contents =
+        |guest: &Guest| Contents { arch: guest.kernel.arch, everything: guest.kernel.everything || !filter.is_empty() };
+    let all_contents: BTreeSet<Contents> = guests.iter().map(contents).collect();
+    for contents in &all_contents {
+        setup::setup(sh, contents.arch.part())?;
     }
     let mut boots = Vec::new();
     for guest in guests {
@@ -49,12 +55,12 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
         boots.extend(halves.into_iter().map(|half| Boot {
             guest,
             image: image.clone(),
-            archive: archive(guest.kernel.arch),
+            archive: archive(contents(&guest)),
             half,
         }));
     }
-    for arch in arches {
-        pack::pack(sh, arch, files.path(), &archive(arch))?;
+    for contents in all_contents {
+        pack::pack(sh, contents, files.path(), &archive(contents))?;
     }
     let booted = matrix::run(&boots, filter)?;
     let failed: Vec<_> = booted.iter().filter(|it| it.complaint.is_some()).map(|it| it.name.as_str()).collect();

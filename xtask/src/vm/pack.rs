@@ -27,8 +27,17 @@ const RUNSC: &str = "/usr/lib/runsc";
 /// Versions of runsc in the guest.
 const RUNSC_VERSIONS: [&str; 2] = ["20221219", "20240729"];
 
+/// What a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Contents {
+    pub(super) arch: Arch,
+    /// All scenarios, or only the files of the subset: to unpack the others takes seconds.
+    pub(super) everything: bool,
+}
+
 /// Builds everything that runs in the guest and puts it into one archive.
-pub(super) fn pack(sh: &Shell, arch: Arch, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
+pub(super) fn pack(sh: &Shell, contents: Contents, scratch: &Path, archive: &Path) -> anyhow::Result<()> {
+    let Contents { arch, everything } = contents;
     let mut guest = system_of(sh, arch)?;
     let scenarios = compile::scenarios(sh)?;
     let scenarios = host_only::for_the_guest(&scenarios);
@@ -39,7 +48,8 @@ pub(super) fn pack(sh: &Shell, arch: Arch, scratch: &Path, archive: &Path) -> an
     guest.add_file(&subset, Path::new("/subset"));
     match arch {
         Arch::Amd64 => {
-            for Scenario { name, binary } in scenarios {
+            let is_wanted = |name: &str| everything || subset::files().any(|file| file == name);
+            for Scenario { name, binary } in scenarios.iter().filter(|scenario| is_wanted(&scenario.name)) {
                 let stripped = strip(sh, binary, scratch, name)?;
                 guest.add_program(&stripped, &Path::new("/tests").join(name))?;
             }

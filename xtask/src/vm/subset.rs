@@ -4,7 +4,10 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 
-use super::host_only::names;
+use super::{
+    host_only::names,
+    kernel::{Guest, Hierarchy},
+};
 use crate::compile::Scenario;
 
 /// Files, and of each the beginnings of the scenarios; all of the file where there are none.
@@ -32,6 +35,17 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("tiers", &[]),
     ("truth", &[]),
 ];
+
+/// What a kernel that is booted with both versions of cgroups is asked with one of them: a sandbox takes a quarter of a minute
+/// to start and to be killed. As in [`SUBSET`].
+const WITH_ONE_VERSION: [(&str, Hierarchy); 2] =
+    [("the_application_on_ptrace", Hierarchy::V1), ("a_sandbox_on_systrap_survives", Hierarchy::V2)];
+
+/// The scenario that this guest's twin is asked instead.
+pub(super) fn left_to_twin(guest: &Guest) -> Option<&'static str> {
+    let (scenario, _) = WITH_ONE_VERSION.iter().find(|(_, version)| *version != guest.hierarchy)?;
+    guest.has_twin().then_some(scenario)
+}
 
 /// The files.
 pub(super) fn files() -> impl Iterator<Item = &'static str> {

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use aya::{
-    Btf, Ebpf,
+    Btf, Ebpf, Endianness,
     programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint, links::FdLink},
 };
 
@@ -168,14 +168,23 @@ impl Attached {
     }
 }
 
+/// The kernel's types.
+#[derive(Debug)]
+pub(super) struct Types {
+    /// What of them matters here.
+    pub(super) layout: KernelLayout,
+    /// All of them: BTF.
+    pub(super) btf: Vec<u8>,
+}
+
 /// Attaches what this kernel allows. `withheld` names methods not to be tried.
-pub(crate) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &[String]) -> Attached {
+pub(super) fn attach(ebpf: &mut Ebpf, types: Option<&Types>, withheld: &[String]) -> Attached {
     let mut attached = Attached::default();
-    let Some(layout) = layout else {
+    let Some(Types { layout, btf }) = types else {
         attach_record(ebpf, &mut attached);
         return attached;
     };
-    let mut prober = Prober { ebpf, btf: None, withheld, links: Vec::new() };
+    let mut prober = Prober { ebpf, btf, parsed: None, withheld, links: Vec::new() };
     for hook in [MKDIR, RMDIR] {
         attached.hooks.push(prober.raw_hook(hook));
     }
@@ -211,8 +220,9 @@ fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
 
 struct Prober<'a> {
     ebpf: &'a mut Ebpf,
-    /// Read when the first fentry program wants it: it takes memory that most hosts need only for a moment.
-    btf: Option<Btf>,
+    btf: &'a [u8],
+    /// The same, when the first fentry program wants it: it takes memory that most hosts need only for a moment.
+    parsed: Option<Btf>,
     withheld: &'a [String],
     links: Vec<(String, FdLink)>,
 }
@@ -277,16 +287,16 @@ impl Prober<'_> {
     }
 
     fn fentry(&mut self, name: &str, function: &str) -> Result<(), String> {
-        let btf = match self.btf.take() {
+        let btf = match self.parsed.take() {
             Some(btf) => btf,
-            None => Btf::from_sys_fs().map_err(|error| explain(&error))?,
+            None => Btf::parse(self.btf, Endianness::default()).map_err(|error| explain(&error))?,
         };
         let outcome = match self.ebpf.program_mut(name) {
             Some(Program::FEntry(program)) => load_fentry(program, function, &btf),
             Some(Program::FExit(program)) => load_fexit(program, function, &btf),
             _ => return Err(format!("the object has no fentry program {name}")),
         };
-        self.btf = Some(btf);
+        self.parsed = Some(btf);
         self.links.push((name.to_owned(), outcome.map_err(|error| refusal(&error))?));
         Ok(())
     }

@@ -174,7 +174,7 @@ fn start_rung(
     order: &Stop,
     stats: &Stats,
 ) {
-    let Rung { kernel: programs, counters: watches, log, counting, .. } = rung;
+    let Rung { kernel: programs, counters: watches, log, counting, look, .. } = rung;
     let has_programs = programs.is_some();
     if let Some(loaded) = programs {
         let beat = stats.source(KERNEL);
@@ -182,11 +182,12 @@ fn start_rung(
     }
     if let Some(log) = log {
         let beat = stats.source(KMSG);
-        sources.spawn(KMSG, kmsg::run(log, observations.clone(), order.clone(), beat));
+        sources.spawn(KMSG, kmsg::run(log, look.log, observations.clone(), order.clone(), beat));
     }
     if let Some((watches, hierarchy)) = watches.zip(hierarchy) {
         let (counts, reads_totals) = (counting.counters, !has_programs);
-        let start = counters::Start { root, hierarchy, watches, counts, reads_totals, known };
+        let asked = look.counters;
+        let start = counters::Start { root, hierarchy, watches, counts, reads_totals, known, asked };
         let beat = stats.source(COUNTERS);
         sources.spawn(COUNTERS, counters::run(start, observations.clone(), order.clone(), beat));
     }

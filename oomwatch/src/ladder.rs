@@ -9,6 +9,7 @@ use crate::{
     host::{HostRoot, memory::MemoryHierarchy},
     sinks::metrics::Limits,
     sources::{
+        Look,
         counters::Watches,
         kernel::{
             hooks::Hook,
@@ -31,6 +32,8 @@ pub(crate) struct Rung {
     pub(crate) log: Option<kmsg::Start>,
     /// What kills are known by where no program sees all of them.
     pub(crate) counting: Counting,
+    /// Orders to the sources of these.
+    pub(crate) look: Look,
 }
 
 /// What is asked for.
@@ -99,6 +102,7 @@ fn with_programs(wish: Wish<'_>, mut loaded: Loaded) -> Rung {
         log: None,
         counting: Counting::default(),
         sight: Sight::default(),
+        look: Look::default(),
     };
     if !sight.exact_victim {
         match counters(wish) {
@@ -142,7 +146,7 @@ fn without_programs(wish: Wish<'_>, refused: Option<String>) -> anyhow::Result<R
     let counting = Counting { counters: counts.is_ok(), log: log.is_ok(), marks: false };
     let limits = if log.is_ok() { Limits::Sometimes } else { Limits::Never };
     let sight = Sight { tier: tier.to_owned(), degraded, limits, ..Sight::default() };
-    Ok(Rung { sight, kernel: None, counters: watches.ok(), log: log.ok(), counting })
+    Ok(Rung { sight, kernel: None, counters: watches.ok(), log: log.ok(), counting, look: Look::default() })
 }
 
 fn told_by(tier: &str) -> &'static str {

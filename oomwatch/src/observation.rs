@@ -23,8 +23,8 @@ pub enum Observation {
     Counted(Counters),
     /// The kernel's log tells of a kill.
     Logged(Box<LoggedKill>),
-    /// All that the kernel's log had at this boot time was passed on: the answer to a question.
-    LogRead(u64),
+    /// How far a source looked: the answer to a question.
+    Seen(Seen),
     /// All that the kernel recorded for an earlier agent was passed on: what follows is of now.
     CaughtUp,
     /// All records of kills up to here were passed on.
@@ -53,6 +53,15 @@ pub enum Observation {
     Lost(Lost),
     /// A record could not be decoded; the reason.
     Undecodable(String),
+}
+
+/// Up to when a source passed on all there was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// All that the kernel's log had then.
+    Log(u64),
+    /// All that the counters of cgroups counted then.
+    Counters(u64),
 }
 
 /// A place in the ring of kills.

@@ -92,6 +92,11 @@ fn promtool_is_content_and_both_formats_say_the_same() {
     hog.go();
     hog.wait_until_killed();
     agent.wait_for_kill_of(hog.pid());
+    let path = label("cgroup_path", cgroup.path().to_str().expect("a path of text"));
+    let limit = wait_for("the memory of what is no container", EVENT_TIMEOUT, || {
+        sample(&page(&agent, OPENMETRICS).body, "oomwatch_workload_memory_limit_bytes", &[&path])
+    });
+    assert!((limit - f64::from(16 << 20)).abs() < 1.0, "{limit}");
     let classic = page(&agent, "*/*");
     assert!(classic.content_type.starts_with("text/plain; version=0.0.4"), "{classic:?}");
     let checked = promtool_check(&classic.body);

@@ -3,8 +3,8 @@
 //!
 //! Each witness is another kill, and so is each count; a kill has one of both, as a rule. A witness with a cgroup is told
 //! at once, and takes a count of that cgroup, or the next one. A count waits for its witness for [`GRACE_NS`], a witness
-//! without a cgroup for its count: if only one cgroup has counts left, it was there. Neither waits in vain for what is only
-//! read late: the source of the log is asked how far it read before a count is told alone. What is told of a count alone takes
+//! without a cgroup for its count: if only one cgroup has counts left, and enough for all that wait, it was there. Neither
+//! waits in vain for what is only read late: before anything is told, the sources are asked to look. What is told of a count alone takes
 //! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -12,14 +12,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use super::Counting;
 use crate::{
     cgroup_path::CgroupPath,
-    observation::{Counters, MemcgId},
+    observation::{Counters, MemcgId, Seen},
 };
 
 /// How long counts and witnesses wait for each other. Both are read within milliseconds of the kill, on a host short of
 /// processors within some hundred. Less than the second between two readings of the count of all kills.
 pub(super) const GRACE_NS: u64 = 300_000_000;
-/// A count is told when the log was read up to the end of its grace, for a host without time for the agent has lines that
-/// it did not read yet; after this long at the latest.
+/// What waits is told when log and counters were read up to the end of its grace, for a host without time for the agent has
+/// lines and counts that were not read yet; after this long at the latest.
 const SILENT_NS: u64 = 2_000_000_000;
 /// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
 const ALONE_NS: u64 = 50_000_000;
@@ -36,11 +36,8 @@ const CAPACITY: usize = 65_536;
 const MAX_WAITING: usize = 4096;
 /// Rises of one counter kept apart; the rest are one.
 const MAX_RISES: usize = 64;
-/// A second count of a group kill's first victim is excused for this long,
+/// A second count of a group kill's first victim is excused for this long.
 const DOUBLE_NS: u64 = 1_000_000_000;
-/// and where another kill would have its line, for as long as a host can stand still between two victims: 12 s were seen
-/// in a virtual machine.
-const LOGGED_DOUBLE_NS: u64 = 60_000_000_000;
 
 /// What a witness says turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +88,14 @@ struct Waiting<W> {
     within: Option<CgroupPath>,
 }
 
+/// A count that was told without a witness.
+#[derive(Debug, Clone, Copy)]
+struct Alone {
+    read_ns: u64,
+    told_ns: u64,
+    memcg: MemcgId,
+}
+
 /// A group kill, whose first victim is counted twice.
 #[derive(Debug, Clone)]
 struct Double {
@@ -115,15 +120,16 @@ pub(super) struct Counts<W> {
     unplaced_ns: u64,
     doubles: Vec<Double>,
     /// Counts told without a witness of late, the oldest in front.
-    alone: VecDeque<(u64, MemcgId)>,
+    alone: VecDeque<Alone>,
     removed: VecDeque<(u64, MemcgId)>,
     /// When something last came.
     latest_ns: u64,
     /// What came until then and could be told is.
     settled_ns: u64,
-    /// Up to where the log was read, and when that was last asked.
-    log_read_ns: u64,
-    log_asked_ns: u64,
+    /// Up to where log and counters were read, and when that was last asked.
+    log_seen_ns: u64,
+    counters_seen_ns: u64,
+    asked_ns: u64,
 }
 
 impl Tally {
@@ -164,9 +170,9 @@ impl Tally {
     }
 
     /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be. The first line of a
-    /// log is as late as it is read, for nothing says yet when it was written.
+    /// log is as late as it is read, for nothing says yet when it was written; so it may be any count that still waits.
     fn take_rise_of(&mut self, witnessed_ns: u64) -> bool {
-        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(GRACE_NS);
+        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(GRACE_NS + SILENT_NS);
         let place = self.rises.iter().position(may_be);
         if let Some(place) = place {
             self.take_rise(place);
@@ -206,25 +212,38 @@ impl<W> Counts<W> {
             removed: VecDeque::new(),
             latest_ns: 0,
             settled_ns: 0,
-            log_read_ns: 0,
-            log_asked_ns: 0,
+            log_seen_ns: 0,
+            counters_seen_ns: 0,
+            asked_ns: 0,
         }
     }
 
-    /// All lines written until then were witnessed.
-    pub(super) fn log_read(&mut self, until_ns: u64) {
-        self.log_read_ns = self.log_read_ns.max(until_ns);
+    /// All lines written until then were witnessed, or all kills until then counted.
+    pub(super) fn seen(&mut self, seen: Seen) {
+        let (at, until_ns) = match seen {
+            Seen::Log(until_ns) => (&mut self.log_seen_ns, until_ns),
+            Seen::Counters(until_ns) => (&mut self.counters_seen_ns, until_ns),
+        };
+        *at = until_ns.max(*at);
     }
 
-    /// Whether it is to be asked how far the log was read. True once for each thing that waits.
-    pub(super) fn wants_log(&mut self, now_ns: u64) -> bool {
-        let wants = self.first_due().is_some_and(|due_ns| {
-            due_ns <= now_ns && self.counting.log && self.log_read_ns.max(self.log_asked_ns) < due_ns
-        });
+    /// Whether the sources are to be asked how far they read. True once for each thing that waits.
+    pub(super) fn wants_look(&mut self, now_ns: u64) -> bool {
+        let due_ns = self.first_due().filter(|due_ns| *due_ns <= now_ns);
+        let wants = due_ns.is_some_and(|due_ns| self.seen_ns().max(self.asked_ns) < due_ns);
         if wants {
-            self.log_asked_ns = now_ns;
+            self.asked_ns = now_ns;
         }
         wants
+    }
+
+    /// Up to where everything was read.
+    fn seen_ns(&self) -> u64 {
+        let Counting { counters, log, marks } = self.counting;
+        let log_ns = if log { self.log_seen_ns } else { u64::MAX };
+        // Without witnesses there is nobody to wait for.
+        let counters_ns = if counters && (log || marks) { self.counters_seen_ns } else { u64::MAX };
+        log_ns.min(counters_ns)
     }
 
     /// A counter as it is when all kills so far are accounted for.
@@ -322,7 +341,6 @@ impl<W> Counts<W> {
         let settled = if is_new && self.incomplete { kills } else { 0 };
         let group_kills = counters.local_oom_group_kill.unwrap_or_default();
         let settled_ns = self.settled_ns;
-        let double_ns = if self.counting.log { LOGGED_DOUBLE_NS } else { DOUBLE_NS };
         let Some(tally) = self.tally(counters.memcg, counters.boot_ns) else { return };
         if is_new {
             (tally.read, tally.settled) = (settled, settled);
@@ -344,15 +362,15 @@ impl<W> Counts<W> {
         }
         self.note_rising(counters.memcg);
         for _ in 0..more_groups {
-            let until_ns = counters.boot_ns.saturating_add(double_ns);
+            let until_ns = counters.boot_ns.saturating_add(DOUBLE_NS);
             self.doubles.push(Double { within: counters.path.clone(), until_ns });
         }
     }
 
     /// Tells what waited long enough.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
-        let seen_ns = if self.counting.log { self.log_read_ns.max(now_ns.saturating_sub(SILENT_NS)) } else { now_ns };
-        self.tell(now_ns, seen_ns.min(now_ns).saturating_sub(self.grace()))
+        let seen_ns = self.seen_ns().max(now_ns.saturating_sub(SILENT_NS)).min(now_ns);
+        self.tell(now_ns, seen_ns.saturating_sub(self.grace()))
     }
 
     /// Tells everything that waits: nothing more will come.
@@ -366,14 +384,21 @@ impl<W> Counts<W> {
         let mut told = Vec::new();
         let mut reserved: HashMap<MemcgId, u64> = HashMap::new();
         let mut still = VecDeque::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let candidates = self.candidates(&waiting);
+        let waiting = std::mem::take(&mut self.waiting);
+        let waiting: Vec<_> = waiting.into_iter().map(|waiting| (self.candidates(&waiting), waiting)).collect();
+        // By cgroup, witnesses of kills that may have been there.
+        let mut claims: HashMap<MemcgId, u64> = HashMap::new();
+        for memcg in waiting.iter().flat_map(|(candidates, _)| candidates) {
+            *claims.entry(*memcg).or_default() += 1;
+        }
+        for (candidates, waiting) in waiting {
             if waiting.came_ns > until_ns {
                 for memcg in candidates {
                     *reserved.entry(memcg).or_default() += 1;
                 }
                 still.push_back(waiting);
-            } else if let Some(only) = self.only(&candidates, &waiting) {
+            } else if let Some(only) = self.only(&candidates, &waiting, &claims, until_ns) {
+                *claims.entry(only).or_default() -= 1;
                 told.extend(self.place(only, waiting));
             } else if !self.take_alone(waiting.since_ns, waiting.within.as_ref()) {
                 told.push(self.give_up(waiting, now_ns));
@@ -386,7 +411,7 @@ impl<W> Counts<W> {
             self.tell_counted(memcg, until_ns, now_ns, kept, &mut told);
         }
         self.doubles.retain(|double| now_ns < double.until_ns);
-        self.alone.retain(|(told_ns, _)| now_ns.saturating_sub(*told_ns) <= LATE_NS);
+        self.alone.retain(|alone| now_ns.saturating_sub(alone.told_ns) <= LATE_NS);
         let oldest_ns = until_ns.saturating_sub(LATE_NS);
         let is_active = |memcg: &MemcgId| self.tallies.get(memcg).is_some_and(|tally| tally.killed_ns >= oldest_ns);
         self.active.retain(is_active);
@@ -398,10 +423,10 @@ impl<W> Counts<W> {
         !self.waiting.is_empty() || !self.rising.is_empty()
     }
 
-    /// When [`Self::due`] or [`Self::wants_log`] has something next.
+    /// When [`Self::due`] or [`Self::wants_look`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let due_ns = self.first_due()?;
-        let is_asked = self.counting.log && self.log_read_ns < due_ns && due_ns <= self.log_asked_ns;
+        let is_asked = self.seen_ns() < due_ns && due_ns <= self.asked_ns;
         Some(due_ns.saturating_add(if is_asked { SILENT_NS } else { 0 }))
     }
 
@@ -458,12 +483,23 @@ impl<W> Counts<W> {
         self.active.iter().filter(may_be).copied().collect()
     }
 
-    /// There only, if there is a count left, and in no other cgroup kills were known of late: there a count may yet be
-    /// read.
-    fn only(&self, candidates: &[MemcgId], waiting: &Waiting<W>) -> Option<MemcgId> {
+    /// There only, if there are counts left for all that claim one, and in no other cgroup kills were known of late: there a
+    /// count may yet be read. One more claim than counts is a kill in a cgroup that was gone before it was looked at.
+    fn only(
+        &self,
+        candidates: &[MemcgId],
+        waiting: &Waiting<W>,
+        claims: &HashMap<MemcgId, u64>,
+        until_ns: u64,
+    ) -> Option<MemcgId> {
         let [only] = candidates else { return None };
         let is_alone = || self.around(waiting, |tally| tally.killed_ns.saturating_add(LATE_NS)).len() == 1;
-        Some(*only).filter(|only| self.rising.contains(only) && is_alone())
+        // Of a count that was read later the witness may still be to come; of marks nobody says how far they were read.
+        let skew_ns = if self.counting.log { 0 } else { SKEW_NS };
+        let left = self.tallies.get(only)?.risen_until(until_ns.saturating_add(self.grace().saturating_sub(skew_ns)));
+        // One that was told without a cgroup of late may have been there, too.
+        let claimed = claims.get(only)? + self.unplaced;
+        (claimed <= left && is_alone()).then_some(*only)
     }
 
     fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
@@ -478,15 +514,13 @@ impl<W> Counts<W> {
     /// Takes the oldest count told without a witness of late that may be of a kill witnessed then, in a cgroup in there:
     /// that kill is told already, wherever it was.
     fn take_alone(&mut self, witnessed_ns: u64, within: Option<&CgroupPath>) -> bool {
-        let grace_ns = self.grace();
-        let is_it = |(told_ns, memcg): &(u64, MemcgId)| {
-            let read_ns = told_ns.saturating_sub(grace_ns);
-            let tally = self.tallies.get(memcg).filter(|tally| !tally.alone_ns.is_empty());
+        let is_it = |alone: &Alone| {
+            let tally = self.tallies.get(&alone.memcg).filter(|tally| !tally.alone_ns.is_empty());
             let is_there = tally.is_some_and(|tally| within.is_none_or(|within| tally.is_within(within)));
-            is_there && witnessed_ns <= read_ns.saturating_add(SKEW_NS)
+            is_there && witnessed_ns <= alone.read_ns.saturating_add(SKEW_NS)
         };
         let taken = self.alone.iter().position(is_it).and_then(|place| self.alone.remove(place));
-        if let Some(tally) = taken.and_then(|(_, memcg)| self.tallies.get_mut(&memcg)) {
+        if let Some(tally) = taken.and_then(|alone| self.tallies.get_mut(&alone.memcg)) {
             tally.guessed_ns.extend(tally.alone_ns.pop_front());
         }
         taken.is_some()
@@ -500,18 +534,18 @@ impl<W> Counts<W> {
 
     /// All but the counts that witnesses may still be of that wait: `kept`.
     fn tell_counted(&mut self, memcg: MemcgId, until_ns: u64, now_ns: u64, kept: u64, told: &mut Vec<Told<W>>) {
-        if now_ns.saturating_sub(self.unplaced_ns) > LATE_NS {
-            self.unplaced = 0;
-        }
         let Some(tally) = self.tallies.get_mut(&memcg) else { return };
         let due = tally.risen_until(until_ns).saturating_sub(kept);
         let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
+        if read_ns.saturating_sub(self.unplaced_ns) > LATE_NS {
+            self.unplaced = 0;
+        }
         for number in 0..due {
             tally.take_rise(0);
             let Some(path) = tally.path.clone() else { continue };
             let double = self.doubles.iter().position(|double| path.is_within(&double.within));
             // What is counted twice is counted at least twice.
-            let double = double.filter(|_| tally.read >= 2);
+            let double = double.filter(|_| tally.counted() >= 2);
             told.push(if self.unplaced > 0 {
                 self.unplaced -= 1;
                 tally.placed += 1;
@@ -528,7 +562,7 @@ impl<W> Counts<W> {
                     continue;
                 }
                 tally.alone_ns.push_back(now_ns);
-                self.alone.push_back((now_ns, memcg));
+                self.alone.push_back(Alone { read_ns, told_ns: now_ns, memcg });
                 Told::Counted(memcg, path, read_ns.saturating_add(number))
             });
         }

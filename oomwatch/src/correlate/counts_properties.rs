@@ -8,8 +8,11 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 
 const MS: u64 = 1_000_000;
-/// The kernel's counter is read this much after the kill at most.
-const LATE_MS: u64 = 100;
+/// The kernel's counter is read this much after the kill at most, unless the source is asked to look.
+const LATE_MS: u64 = 900;
+const CGROUPS: u64 = 3;
+/// One more, which is gone before its counter is read.
+const GONE: u64 = CGROUPS;
 
 /// What is known of a kill beside its count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +36,10 @@ struct Kill {
 }
 
 /// With lines that are read this late at most.
-fn kills(lines_after_ms: u64) -> impl Strategy<Value = Vec<Kill>> {
+fn kills(lines_after_ms: u64, cgroups: u64) -> impl Strategy<Value = Vec<Kill>> {
     let line = prop_oneof![3 => Just(Line::Whole), 3 => Just(Line::WithoutCgroup), 1 => Just(Line::None)];
     let gap = prop_oneof![0..5_u64, 0..400_u64, Just(3000_u64)];
-    let kill = (0..3_u64, gap, line, 0..lines_after_ms, 0..LATE_MS, any::<bool>());
+    let kill = (0..cgroups, gap, line, 0..lines_after_ms, 0..LATE_MS, any::<bool>());
     let kill = kill.prop_map(|(cgroup, gap_ms, line, line_after_ms, read_after_ms, read_twice)| Kill {
         cgroup,
         gap_ms,
@@ -66,6 +69,9 @@ fn history(kills: &[Kill]) -> (Vec<(u64, Step)>, Vec<u64>) {
         if kill.line != Line::None {
             steps.push((last_line, Step::Line(number)));
         }
+        if kill.cgroup == GONE {
+            continue;
+        }
         steps.push((now + kill.read_after_ms, Step::Read(kill.cgroup)));
         if kill.read_twice {
             steps.push((now + kill.read_after_ms + 1, Step::Read(kill.cgroup)));
@@ -79,15 +85,30 @@ fn memcg(id: u64) -> MemcgId {
     MemcgId { hierarchy: 4, id }
 }
 
-fn play(kills: &[Kill]) -> Vec<Told<usize>> {
+const BY_LOG: Counting = Counting { counters: true, log: true, marks: false };
+const BY_MARKS: Counting = Counting { counters: true, log: false, marks: true };
+
+fn play(kills: &[Kill], counting: Counting) -> Vec<Told<usize>> {
     let (steps, times) = history(kills);
-    let mut counts = Counts::new(Counting { counters: true, log: true, marks: false });
+    let mut counts = Counts::new(counting);
     let mut told = Vec::new();
     let written_and_read = |(at, step): &(u64, Step)| match step {
         Step::Line(number) => Some((times[*number], *at)),
         Step::Read(_) => None,
     };
     let lines: Vec<(u64, u64)> = steps.iter().filter_map(written_and_read).collect();
+    let reading = |cgroup: u64, at_ns: u64| {
+        let until = kills.iter().zip(&times).filter(|(kill, time)| kill.cgroup == cgroup && **time * MS <= at_ns);
+        Counters {
+            boot_ns: at_ns,
+            memcg: memcg(cgroup),
+            path: CgroupPath::from_bytes(format!("/c{cgroup}").as_bytes()),
+            local_oom_kill: Some(until.count() as u64),
+            local_oom: None,
+            under_oom: None,
+            local_oom_group_kill: None,
+        }
+    };
     // When the source of the log can answer how far it read, and up to where.
     let mut answers: Vec<(u64, u64)> = Vec::new();
     for (at, step) in steps {
@@ -98,12 +119,14 @@ fn play(kills: &[Kill]) -> Vec<Told<usize>> {
             match (answer, due) {
                 (Some((when, until_ns)), due) if due.is_none_or(|due| when <= due) => {
                     answers.remove(0);
-                    counts.log_read(until_ns);
+                    counts.seen(Seen::Log(until_ns));
                     told.extend(counts.due(until_ns));
                 }
                 (_, Some(due)) => {
                     told.extend(counts.due(due));
-                    if counts.wants_log(due) {
+                    if counts.wants_look(due) {
+                        (0..CGROUPS).for_each(|cgroup| counts.counted(&reading(cgroup, due)));
+                        counts.seen(Seen::Counters(due));
                         let read = lines.iter().filter(|(written, _)| written * MS <= due).map(|(_, read)| read * MS);
                         answers.push((read.max().unwrap_or(0).max(due), due));
                     }
@@ -117,19 +140,7 @@ fn play(kills: &[Kill]) -> Vec<Told<usize>> {
                 told.extend(counts.witnessed(memcg(kills[number].cgroup), times[number] * MS, false, number));
             }
             Step::Line(number) => told.extend(counts.unplaced(times[number] * MS, at * MS, None, number)),
-            Step::Read(cgroup) => {
-                let until = kills.iter().zip(&times).filter(|(kill, time)| kill.cgroup == cgroup && **time <= at);
-                let kills = until.count() as u64;
-                counts.counted(&Counters {
-                    boot_ns: at * MS,
-                    memcg: memcg(cgroup),
-                    path: CgroupPath::from_bytes(format!("/c{cgroup}").as_bytes()),
-                    local_oom_kill: Some(kills),
-                    local_oom: None,
-                    under_oom: None,
-                    local_oom_group_kill: None,
-                });
-            }
+            Step::Read(cgroup) => counts.counted(&reading(cgroup, at * MS)),
         }
     }
     told.extend(counts.rest());
@@ -137,18 +148,36 @@ fn play(kills: &[Kill]) -> Vec<Told<usize>> {
     told
 }
 
+/// A victim that is said to be in another cgroup than its own.
+fn misplaced(told: &[Told<usize>], kills: &[Kill]) -> Option<usize> {
+    told.iter().find_map(|told| match told {
+        Told::Witnessed(number, Some((place, _))) => (*place != memcg(kills[*number].cgroup)).then_some(*number),
+        _ => None,
+    })
+}
+
 proptest! {
     #[test]
-    fn no_kill_is_told_twice_however_late_its_line_is(kills in kills(900)) {
+    fn no_kill_is_told_twice_or_in_another_cgroup_however_late_its_line_is(kills in kills(900, CGROUPS + 1)) {
         let kills: Vec<Kill> = kills.into_iter().filter(|kill| kill.line != Line::None).collect();
-        let told = play(&kills);
+        let told = play(&kills, BY_LOG);
         let events = told.iter().filter(|told| !matches!(told, Told::Placed(_))).count();
         prop_assert!(events <= kills.len(), "{} of {}: {:?}", events, kills.len(), told);
+        prop_assert!(misplaced(&told, &kills).is_none(), "{:?}", told);
     }
 
     #[test]
-    fn each_kill_is_told_once_and_never_in_another_cgroup(kills in kills(20)) {
-        let told = play(&kills);
+    fn each_mark_is_told_once_and_in_no_other_cgroup(kills in kills(20, CGROUPS + 1)) {
+        let kills: Vec<Kill> = kills.into_iter().filter(|kill| kill.line != Line::None).collect();
+        let told = play(&kills, BY_MARKS);
+        let events = told.iter().filter(|told| !matches!(told, Told::Placed(_))).count();
+        prop_assert_eq!(events, kills.len(), "{:?}", told);
+        prop_assert!(misplaced(&told, &kills).is_none(), "{:?}", told);
+    }
+
+    #[test]
+    fn each_kill_is_told_once_and_never_in_another_cgroup(kills in kills(20, CGROUPS)) {
+        let told = play(&kills, BY_LOG);
         let mut victims = BTreeMap::new();
         let mut in_cgroup = [0_usize; 3];
         let mut events = 0;

@@ -21,8 +21,8 @@ use crate::{
     event::{Body, Confidence, Loss, LossStage, Severity, Source},
     host::memory::MAX_CGROUPS,
     observation::{
-        CgroupChange, Counters, LostRecords, Measurement, MemcgId, MemoryCrossed, Observation, SandboxKey, SourceFacts,
-        WorkloadKey,
+        CgroupChange, Counters, LostRecords, Measurement, MemcgId, MemoryCrossed, Observation, SandboxKey, Seen,
+        SourceFacts, WorkloadKey,
     },
     outcome::Awaited,
     workload::Workload,
@@ -91,8 +91,8 @@ pub enum Output {
     Await(Awaited),
     /// To be given the counters of every cgroup, by [`Correlator::compare`].
     ReadAll,
-    /// To be told how far the kernel's log was read, by [`Observation::LogRead`].
-    AskLog,
+    /// To have the sources of the kernel's log and of counters look now, and to be told by [`Observation::Seen`].
+    Look,
 }
 
 /// The state machine.
@@ -178,9 +178,10 @@ impl Correlator {
             }
             Observation::Logged(kill) => self.logged(*kill, &mut out),
             Observation::Counted(counters) => self.counted(&counters, &mut out),
-            Observation::LogRead(until_ns) => {
+            Observation::Seen(seen) => {
+                let (Seen::Log(until_ns) | Seen::Counters(until_ns)) = seen;
                 if let Some(counts) = &mut self.counts {
-                    counts.log_read(until_ns);
+                    counts.seen(seen);
                 }
                 self.settle_counts(until_ns, &mut out);
             }
@@ -300,7 +301,7 @@ impl Correlator {
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         self.settle_counts(now_ns, &mut out);
-        out.extend(self.counts.as_mut().is_some_and(|counts| counts.wants_log(now_ns)).then_some(Output::AskLog));
+        out.extend(self.counts.as_mut().is_some_and(|counts| counts.wants_look(now_ns)).then_some(Output::Look));
         out
     }
 

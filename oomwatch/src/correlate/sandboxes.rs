@@ -77,11 +77,13 @@ impl Sandboxes {
         }
     }
 
-    /// What may become a sandbox begins.
+    /// What may become a sandbox begins; told again for as long as it does.
     pub(super) fn starting(&mut self, sandbox: Sandbox) {
         self.forget(sandbox.boot_ns);
-        if !self.entries.contains_key(&sandbox.key) {
-            self.insert(sandbox, true);
+        match self.entries.get_mut(&sandbox.key) {
+            Some(entry) if entry.starting => entry.sandbox = sandbox,
+            Some(_) => {}
+            None => self.insert(sandbox, true),
         }
     }
 

@@ -20,7 +20,6 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::sync::{
-    Notify,
     mpsc::{Receiver, Sender},
     watch,
 };
@@ -40,7 +39,7 @@ use crate::{
     outcome::Outcomes,
     registry::Registry,
     sinks::{Sink, Sinks},
-    sources::{cgroup, gvisor},
+    sources::{Look, cgroup, gvisor},
 };
 
 /// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
@@ -65,8 +64,7 @@ pub(crate) struct Pipeline {
     seq: u64,
     sees_exec: bool,
     execs: Option<Sender<u32>>,
-    /// Asks the source of the log how far it read.
-    log: Option<Arc<Notify>>,
+    look: Look,
     /// Sandboxes told of by `workload_started`.
     sandboxes: HashMap<SandboxKey, Sandbox>,
     keeper: Option<keep::Keeper>,
@@ -114,7 +112,7 @@ impl Pipeline {
             seq: 0,
             sees_exec: sight.sees_exec,
             execs: None,
-            log: rung.log.as_ref().map(|log| Arc::clone(&log.asked)),
+            look: rung.look.clone(),
             sandboxes: HashMap::new(),
             cgroups: workloads::Cgroups::default(),
             keeper: None,
@@ -292,7 +290,7 @@ impl Pipeline {
                 Output::Await(kill) if self.may_be_judged(kill.killed_ns) => self.await_outcome(kill),
                 Output::Await(_) => {}
                 Output::ReadAll => self.compare(),
-                Output::AskLog => self.log.iter().for_each(|log| log.notify_one()),
+                Output::Look => self.look.order(),
             }
         }
     }

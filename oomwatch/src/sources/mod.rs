@@ -1,5 +1,9 @@
 //! Sources watch one thing each. A source knows no other source and no sink.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 pub(crate) mod cgroup;
 pub(crate) mod counters;
 pub(crate) mod gvisor;
@@ -9,3 +13,20 @@ mod readable;
 pub(crate) mod stall;
 pub(crate) mod totals;
 pub(crate) mod watch;
+
+/// Orders to look now and to say up to when all is passed on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Look {
+    /// To the source of the kernel's log.
+    pub(crate) log: Arc<Notify>,
+    /// To the source of counters.
+    pub(crate) counters: Arc<Notify>,
+}
+
+impl Look {
+    /// Gives them. Where a source does not run nobody answers.
+    pub(crate) fn order(&self) {
+        self.log.notify_one();
+        self.counters.notify_one();
+    }
+}

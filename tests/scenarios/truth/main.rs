@@ -17,7 +17,7 @@ use std::{
 };
 
 use answer::Answer;
-use support::{Agent, Event, Output, require};
+use support::{Agent, Event, Output, agent_command, require, run};
 
 /// What an agent is told to stand on a rung, and the name by which it must call it.
 const RUNGS: [(&str, &[&str]); 7] = [
@@ -84,8 +84,11 @@ fn races(tier: &str, scene: &str, question: &str) -> bool {
     })
 }
 
-/// An agent with these arguments; `None` where it stands on another rung.
+/// An agent with these arguments; `None` where it stands on another rung, or the one that it must stand on is not there.
 fn on_rung(tier: &str, arguments: &[&str]) -> Option<Agent> {
+    if arguments.contains(&"--tier") && run(agent_command(&["check"]).args(arguments)).code == Some(1) {
+        return None;
+    }
     let agent = Agent::start_with(Output::Json, arguments);
     if agent.events()[0].text("/tier") == Some(tier) {
         return Some(agent);

@@ -18,6 +18,7 @@ const FILES: &[(&str, &str)] = &[
     ("configuration", SAME_EVERYWHERE),
     ("gvisor_accuracy", "gigabytes of memory that are touched page by page take too long here"),
     ("gvisor_host_root", SAME_EVERYWHERE),
+    ("gvisor_discovery", SAME_EVERYWHERE),
     ("gvisor_docker", DOCKERD),
     ("gvisor_lines", SAME_EVERYWHERE),
     ("hook", "hooks are scripts here, and the guest need not have a shell"),
@@ -35,16 +36,9 @@ const DOCKERD: &str = "dockerd wants kernel modules and a disk";
 
 /// Scenarios of other files that stay there: file; the name or its beginning, which no other in the file has; reason.
 const SCENARIOS: &[(&str, &str, &str)] = &[
-    (
-        "gvisor_discovery",
-        "a_sandbox_restored_from_a_checkpoint_is_found_and_measured",
-        "gVisor now and then finds the emulated processor lacking after a checkpoint (`missing features: xsave`)",
-    ),
-    ("gvisor_discovery", "a_sandbox_that_hardly_gets_a_processor_is_found_when_it_has_begun", SAME_EVERYWHERE),
-    ("gvisor_discovery", "runsc_do_is_found_though_its_root_is_nowhere_usual", SAME_EVERYWHERE),
-    ("gvisor_discovery", "sandboxes_that_were_there_before_the_agent_are_found", SAME_EVERYWHERE),
     ("gvisor_kills", "a_gofer_is_told_from_sentry_and_stubs", SAME_EVERYWHERE),
     ("gvisor_kills", "a_sandbox_whose_limit_does_not_let_it_begin_is_no_stranger", SAME_EVERYWHERE),
+    ("gvisor_kills", "a_pod_of_three_containers_is_one_sandbox_and_its_limit_that_of_the_first", SAME_EVERYWHERE),
     ("gvisor_kills", "an_exit_code_of_0_hides_no_kill", SAME_EVERYWHERE),
     ("gvisor_kills", "a_detached_sandbox_whose_state_says_running_for_ever_did_not_survive", SAME_EVERYWHERE),
     ("gvisor_kills", "the_application_of_the_old_runsc_is_killed_as_a_stub", PTRACE_DOES),
@@ -52,6 +46,12 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "gvisor_kills",
         "the_application_on_systrap_is_killed_as_a_stub",
         "the child that is killed on systrap is one, too",
+    ),
+    ("gvisor_warnings", "a_limit_that_nothing_enforces_is_told_as_such_and_so_is_the_recovery", SAME_EVERYWHERE),
+    (
+        "gvisor_warnings",
+        "one_allocation_that_grew_to_96_percent_is_warned_of_where_the_sum_of_rss_sees_a_fraction_of_it",
+        SAME_EVERYWHERE,
     ),
     ("gvisor_warnings", "a_limit_that_changes_is_the_limit_of_the_next_warning", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_sandbox_of_a_thousand_processes", "a thousand processes take too long here"),

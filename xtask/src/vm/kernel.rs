@@ -67,13 +67,6 @@ impl fmt::Display for Guest {
     }
 }
 
-impl Guest {
-    /// The same kernel is booted with the other version of cgroups, too.
-    pub(super) fn has_twin(&self) -> bool {
-        self.kernel.hierarchies.len() > 1
-    }
-}
-
 const BOTH: &[Hierarchy] = &[Hierarchy::V2, Hierarchy::V1];
 /// Debian builds Linux 6.12 and later without the memory controller of cgroup v1.
 const ONLY_V2: &[Hierarchy] = &[Hierarchy::V2];

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use super::{
     kernel::Guest,
     qemu::{Ended, Machine},
-    report, subset,
+    report,
 };
 use crate::{compile, process::say};
 
@@ -29,6 +29,8 @@ pub(super) struct Boot {
     pub(super) archive: PathBuf,
     /// Which half of the programs runs, 0 or 1; all where it is not halved.
     pub(super) half: Option<u8>,
+    /// A scenario of the subset that does not run here.
+    pub(super) skip: Option<&'static str>,
 }
 
 impl Boot {
@@ -78,7 +80,7 @@ fn boot_one(boot: &Boot, filter: &str) -> anyhow::Result<Booted> {
     let name = boot.name();
     let (console, log) = (log_file(&name, "console")?, log_file(&name, "log")?);
     let choice = if filter.is_empty() && !guest.kernel.everything { "subset" } else { "all" };
-    let skip = subset::left_to_twin(&guest).filter(|_| choice == "subset");
+    let skip = boot.skip.filter(|_| choice == "subset");
     if let Some(scenario) = skip {
         say(&format!("{name}| {scenario} runs with the other version of cgroups"));
     }

@@ -48,7 +48,7 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
         setup::setup(sh, contents.arch.part())?;
     }
     let mut boots = Vec::new();
-    for guest in guests {
+    for &guest in &guests {
         let image = kernel::fetch(sh, guest.kernel)?;
         // Everything in one guest would take longer than all the others together.
         let halves = if guest.kernel.everything && filter.is_empty() { vec![Some(0), Some(1)] } else { vec![None] };
@@ -57,6 +57,7 @@ pub(crate) fn vm(sh: &Shell, wanted: &[String], filter: Option<&str>) -> anyhow:
             image: image.clone(),
             archive: archive(contents(&guest)),
             half,
+            skip: subset::left_to_twin(&guest, &guests),
         }));
     }
     for contents in all_contents {

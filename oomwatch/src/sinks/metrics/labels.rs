@@ -3,7 +3,7 @@
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
-use crate::workload::{Runtime, Workload, escape::escape};
+use crate::workload::{CgroupIdentity, Runtime, Workload, escape::escape};
 
 /// Longest value of a label, bytes; beyond what any engine allows for a name or an id.
 const MAX_VALUE: usize = 256;
@@ -12,8 +12,8 @@ const MAX_VALUE: usize = 256;
 /// never share a series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// A container, by its runtime and its id.
-    Container(&'static str, String),
+    /// A container, by its runtime, the user whose it is where that is not root, and its id.
+    Container(&'static str, Option<u32>, String),
     /// A pod's own processes, by namespace and name.
     Pod(&'static str, Option<String>, String),
     /// Everything else that has this runtime: processes of the host, units of systemd.
@@ -28,6 +28,8 @@ pub(super) struct Labels {
     pod: Option<String>,
     container: Option<String>,
     container_id: Option<String>,
+    /// A user's own containers have ids of his choice, that of another container among them.
+    uid: Option<u32>,
 }
 
 impl Labels {
@@ -42,13 +44,14 @@ impl Labels {
             pod: bounded(&workload.pod_name),
             container: bounded(&workload.container_name),
             container_id: bounded(&workload.container_id),
+            uid: workload.cgroup_path.as_deref().and_then(user),
         }
     }
 
     /// What finds the series again.
     pub(super) fn key(&self) -> Key {
         match (&self.container_id, &self.pod) {
-            (Some(id), _) => Key::Container(self.runtime, id.clone()),
+            (Some(id), _) => Key::Container(self.runtime, self.uid, id.clone()),
             (None, Some(pod)) => Key::Pod(self.runtime, self.namespace.clone(), pod.clone()),
             (None, None) => Key::Rest(self.runtime),
         }
@@ -79,7 +82,7 @@ impl EncodeLabelSet for Labels {
                 (name, value).encode(encoder.encode_label())?;
             }
         }
-        Ok(())
+        self.uid.into_iter().try_for_each(|uid| ("uid", uid).encode(encoder.encode_label()))
     }
 }
 
@@ -96,8 +99,15 @@ fn runtime(runtime: Runtime) -> &'static str {
     }
 }
 
+/// The user in whose service manager a container's cgroup is; root's own is not told.
+fn user(cgroup_path: &str) -> Option<u32> {
+    let path = cgroup_path.starts_with("/user.slice/").then_some(cgroup_path)?;
+    let identity = CgroupIdentity::of(path.as_bytes());
+    identity.user.filter(|user| *user != 0 && identity.is_container())
+}
+
 /// A value without control characters, and not longer than [`MAX_VALUE`].
-fn bounded(value: &str) -> String {
+pub(super) fn bounded(value: &str) -> String {
     let mut text = if value.chars().any(char::is_control) { escape(value.as_bytes()) } else { value.to_owned() };
     text.truncate(text.floor_char_boundary(MAX_VALUE));
     text
@@ -127,6 +137,13 @@ mod tests {
         assert_eq!(of(named("a")), of(named("b")), "a name may be learned later");
         let of_runsc = Workload { runtime: Runtime::Runsc, ..named("a") };
         assert_ne!(of(named("a")), of(of_runsc));
+        let scope = format!("user.slice/libpod-{}.scope", "ab".repeat(32));
+        let of_user = |user: u32| {
+            let path = format!("/user.slice/user-{user}.slice/user@{user}.service/{scope}");
+            of(Workload { cgroup_path: Some(path), ..named("a") })
+        };
+        assert_ne!(of(named("a")), of_user(1000));
+        assert_eq!(of(named("a")), of_user(0));
         assert_eq!(of(Workload::from_path(b"/a/b")), of(Workload::from_path(b"/c")));
         assert_eq!(Labels::of(None).key(), Key::Rest("unknown"));
         let empty = Workload { container_id: Some(String::new()), ..Workload::default() };

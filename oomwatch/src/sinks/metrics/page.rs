@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use super::{
-    labels::{Key, Labels},
+    labels::{Key, Labels, bounded},
     series::{Cause, Counts, Reader, Series},
 };
 use crate::{inventory::Row, sinks, stats::SourceState};
@@ -44,9 +44,19 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 struct Gauges {
     labels: Arc<Labels>,
+    /// What tells one from the other where that is no container.
+    cgroup_path: Option<String>,
     usage: Option<u64>,
     limit: Option<u64>,
     peak: Option<u64>,
+}
+
+impl EncodeLabelSet for Gauges {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        self.labels.encode(encoder)?;
+        let path = self.cgroup_path.as_deref().map(|path| ("cgroup_path", path));
+        path.into_iter().try_for_each(|label| label.encode(encoder.encode_label()))
+    }
 }
 
 /// Labels of kills in one workload for one cause.
@@ -71,15 +81,20 @@ impl Snapshot {
         let (mut counts, evicted) = series.read(reader);
         counts.sort_by(|a, b| a.labels.cmp(&b.labels));
         // A container that was restarted has the id of the one before it.
-        let mut seen: HashSet<Key> = HashSet::new();
+        let mut seen: HashSet<(Key, Option<String>)> = HashSet::new();
         let gauges = rows.iter().filter_map(|row| {
-            // Whose memory it is must be in the labels: what is no container has nothing to tell it by.
-            let labels = Some(Labels::of(Some(&row.workload))).filter(Labels::is_container)?;
+            let labels = Labels::of(Some(&row.workload));
+            let cgroup_path = row.workload.cgroup_path.as_deref().filter(|_| !labels.is_container()).map(bounded);
+            // Whose memory it is must be in the labels.
+            if !labels.is_container() && cgroup_path.is_none() {
+                return None;
+            }
             let key = labels.key();
             let known = series.labels(&key).cloned();
             let lives = !row.ended;
-            seen.insert(key).then(|| Gauges {
+            seen.insert((key, cgroup_path.clone())).then(|| Gauges {
                 labels: known.unwrap_or_else(|| Arc::new(labels)),
+                cgroup_path,
                 usage: row.usage_bytes.filter(|_| lives),
                 limit: row.limit_bytes.filter(|_| lives),
                 peak: row.peak_bytes,
@@ -132,7 +147,7 @@ impl Snapshot {
         let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for gauges in &self.gauges {
             if let Some(value) = value(gauges) {
-                ConstGauge::new(value).encode(family.encode_family(&*gauges.labels)?)?;
+                ConstGauge::new(value).encode(family.encode_family(gauges)?)?;
             }
         }
         Ok(())

@@ -79,11 +79,24 @@ fn of_a_workload_that_ended_only_the_peak_is_told_and_of_two_with_one_id_the_one
     let ended = page(&[row(7, true)]);
     assert!(!ended.contains("usage_bytes{") && !ended.contains("limit_bytes{"), "{ended}");
     assert!(ended.contains("peak_bytes{"), "{ended}");
-    let plain = Row { workload: Arc::new(Workload::from_path(b"/plain")), ..row(7, false) };
-    assert!(!page(&[plain]).contains("_bytes{"), "memory that nothing tells the owner of");
+    let nobody = Row { workload: Arc::new(Workload::default()), ..row(7, false) };
+    assert!(!page(&[nobody]).contains("_bytes{"), "memory that nothing tells the owner of");
     let restarted = page(&[row(7, false), row(50, true)]);
     assert_eq!(restarted.matches("_usage_bytes{").count(), 1, "{restarted}");
     assert_eq!(restarted.matches("_peak_bytes{").count(), 1, "{restarted}");
+}
+
+#[test]
+fn what_is_no_container_goes_by_its_cgroup() {
+    let plain = |path: &[u8], usage| Row { workload: Arc::new(Workload::from_path(path)), ..row(usage, false) };
+    let page = page(&[plain(b"/system.slice/db.service", 7), plain(b"/plain", 8), plain(b"/plain", 9)]);
+    for line in [
+        "oomwatch_workload_memory_usage_bytes{runtime=\"systemd\",cgroup_path=\"/system.slice/db.service\"} 7",
+        "oomwatch_workload_memory_usage_bytes{runtime=\"process\",cgroup_path=\"/plain\"} 8",
+    ] {
+        assert_eq!(page.lines().filter(|other| *other == line).count(), 1, "{line} in\n{page}");
+    }
+    assert_eq!(page.matches("_usage_bytes{").count(), 2, "{page}");
 }
 
 #[test]

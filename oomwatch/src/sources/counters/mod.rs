@@ -3,15 +3,18 @@
 //!
 //! `watches` are the kernel's hints that something changed: inotify, and on cgroup v1 eventfds. A hint only says when to
 //! look; told is what a counter says. `cgroups` looks. Emits [`Observation::CgroupMade`], [`Observation::CgroupRemoved`],
-//! [`Observation::Counted`], and where no other source does [`Observation::KillTotal`].
+//! [`Observation::Counted`], where no other source does [`Observation::KillTotal`], and [`Observation::Seen`] when it is asked.
 
 mod cgroups;
 mod watches;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{io::unix::AsyncFd, sync::mpsc::Sender};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{Notify, mpsc::Sender},
+};
 
 use self::cgroups::Cgroups;
 pub(crate) use self::watches::Watches;
@@ -22,7 +25,7 @@ use super::{
 use crate::{
     clock,
     host::{HostRoot, memory::MemoryHierarchy, vmstat},
-    observation::{KillTotal, MemcgId, Observation},
+    observation::{KillTotal, MemcgId, Observation, Seen},
     stats::{BEAT, Heartbeat},
     stop::Stop,
 };
@@ -46,6 +49,8 @@ pub(crate) struct Start {
     pub(crate) reads_totals: bool,
     /// Cgroups that the agent knows already.
     pub(crate) known: HashSet<MemcgId>,
+    /// Asks to look at every counter.
+    pub(crate) asked: Arc<Notify>,
 }
 
 /// Looks until `stop`, then once more.
@@ -55,7 +60,7 @@ pub(crate) async fn run(
     stop: Stop,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
-    let Start { root, hierarchy, watches, counts, reads_totals, known } = start;
+    let Start { root, hierarchy, watches, counts, reads_totals, known, asked } = start;
     let (changes, notices) = watches.hints().context("watch the kernel's hints")?;
     let (changes, notices) = (watched(changes)?, watched(notices)?);
     let mut cgroups = Cgroups::new(root, hierarchy, watches, counts, known);
@@ -75,22 +80,33 @@ pub(crate) async fn run(
             return Ok(());
         }
         heartbeat.beat();
-        let mut send_total = false;
+        let (mut send_total, mut is_asked) = (false, false);
         tokio::select! {
             () = stop.stopped() => stopping = true,
             hint = ready(changes.as_ref()) => hint?,
             hint = ready(notices.as_ref()) => hint?,
+            () = asked.notified() => is_asked = true,
             () = sleep_until(cgroups.next_deadline()) => {}
             () = tokio::time::sleep(if counts { LOOK_EVERY } else { BEAT }) => {}
             () = totals.due(), if reads_totals => send_total = true,
         }
         let now = if send_total { totals.read() } else { vmstat::oom_kills().ok() };
-        cgroups.turn(clock::boot_ns());
-        if rose(total, now) || stopping {
+        let from_ns = clock::boot_ns();
+        cgroups.turn(from_ns);
+        let has_risen = rose(total, now);
+        if has_risen || is_asked || stopping {
             cgroups.look_at_all(clock::boot_ns());
+        }
+        if has_risen || stopping {
             totals.soon();
         }
         total = now.or(total);
+        if is_asked {
+            for observation in cgroups.take_observations() {
+                out.send(observation).await.context("pass on an observation")?;
+            }
+            out.send(Observation::Seen(Seen::Counters(from_ns))).await.context("pass on an observation")?;
+        }
         // Behind the counters that were read after it.
         if let Some(total) = now.filter(|_| send_total) {
             for observation in cgroups.take_observations() {

@@ -180,20 +180,26 @@ impl Discovery {
         Ok(scan)
     }
 
-    /// Looks at one process, as after an `exec`. `now_ns` is boot time.
+    /// Looks at one process, as after an `exec`. `now_ns` is boot time. `by_state`: a scan saw it, which asks the state
+    /// files; of what only executed a program they are not asked, for a container can do that as often as it likes.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub(crate) fn check(&mut self, pid: u32, now_ns: u64) -> Result<Verdict, HostError> {
+    pub(crate) fn check(&mut self, pid: u32, now_ns: u64, by_state: bool) -> Result<Verdict, HostError> {
         if now_ns.saturating_sub(self.mounts_ns) > MOUNTS_AGE_NS {
             self.mounts = HostMounts::read(&self.root)?;
             self.mounts_ns = now_ns;
         }
         let verdict = self.judge(pid, now_ns);
-        if !matches!(verdict, Verdict::NotYet(Reason::StateMissing, _)) {
+        // A gofer's sentry may be one that only the state tells.
+        let may_be_told = match &verdict {
+            Verdict::NotYet(Reason::StateMissing, _) => true,
+            Verdict::Refused(Reason::ForeignProgram) => by_state,
+            _ => false,
+        };
+        if !may_be_told {
             return Ok(verdict);
         }
-        // A gofer's sentry may be one that only the state tells.
         let by_state = self.judge_by_state(now_ns, Some(pid)).into_iter().next();
         Ok(by_state.map_or(verdict, |(_, verdict)| verdict))
     }
@@ -366,7 +372,10 @@ impl Scan {
                 refused.remove(&pid);
                 self.found.push(*sandbox);
             }
-            Verdict::NotYet(..) => self.starting.push(pid),
+            Verdict::NotYet(..) => {
+                refused.remove(&pid);
+                self.starting.push(pid);
+            }
             Verdict::Refused(reason) => {
                 refused.insert(pid, reason);
             }

@@ -213,7 +213,7 @@ fn a_program_of_a_container_is_refused_whatever_it_says_and_holds() {
     let state = r#"{"id":"s1","sandbox":{"id":"s1","pid":100,"cgroup":{"cgroupv1":{"name":"/g/s1"}}}}"#;
     tree.write("/evil/s1_sandbox:s1.state", state);
     assert_eq!(tree.refused(), Reason::ForeignProgram);
-    let verdict = tree.discovery().check(SENTRY, YOUNG).unwrap();
+    let verdict = tree.discovery().check(SENTRY, YOUNG, false).unwrap();
     assert!(matches!(verdict, Verdict::Refused(Reason::ForeignProgram)), "{verdict:?}");
 }
 
@@ -256,12 +256,12 @@ fn it_is_found_at_once_when_its_gofer_is_looked_at() {
     let tree = Tree::new(1);
     tree.sandbox_of(FOREIGN);
     let mut discovery = tree.discovery();
-    let verdict = discovery.check(GOFER, YOUNG).unwrap();
+    let verdict = discovery.check(GOFER, YOUNG, false).unwrap();
     assert!(matches!(verdict, Verdict::NotYet(Reason::StateMissing, None)), "{verdict:?}");
     tree.state("s1", SENTRY, GOFER, tree.own());
-    let verdict = discovery.check(GOFER, YOUNG).unwrap();
+    let verdict = discovery.check(GOFER, YOUNG, false).unwrap();
     assert!(matches!(verdict, Verdict::Found(_)), "{verdict:?}");
-    let verdict = discovery.check(GOFER, YOUNG).unwrap();
+    let verdict = discovery.check(GOFER, YOUNG, false).unwrap();
     assert!(matches!(verdict, Verdict::Known(sentry) if sentry == id(SENTRY)), "{verdict:?}");
 }
 
@@ -310,7 +310,7 @@ fn a_sentry_that_has_not_opened_its_memory_file_is_waited_for() {
     let tree = Tree::running(1);
     fs::remove_file(tree.path("/proc/100/fd/7")).unwrap();
     for now_ns in [YOUNG, SLOW, SETTLED, LATER] {
-        let verdict = tree.discovery().check(SENTRY, now_ns).unwrap();
+        let verdict = tree.discovery().check(SENTRY, now_ns, false).unwrap();
         let Verdict::NotYet(Reason::NoMemoryFile, Some(sandbox)) = verdict else { panic!("{verdict:?}") };
         // A kill in it may come before.
         assert_eq!((sandbox.sentry, sandbox.details.cgroup.map(|cgroup| cgroup.own)), (id(SENTRY), Some(true)));
@@ -405,7 +405,7 @@ fn a_sandbox_is_found_once_and_again_when_it_was_forgotten_or_is_another() {
     let mut discovery = tree.discovery();
     assert_eq!(discovery.scan(SETTLED).unwrap().found.len(), 1);
     assert_eq!(discovery.scan(SETTLED).unwrap().found.len(), 0);
-    let verdict = discovery.check(SENTRY, SETTLED).unwrap();
+    let verdict = discovery.check(SENTRY, SETTLED, false).unwrap();
     assert!(matches!(verdict, Verdict::Known(sentry) if sentry == id(SENTRY)), "{verdict:?}");
     discovery.forget(id(SENTRY));
     assert_eq!(discovery.scan(SETTLED).unwrap().found.len(), 1);
@@ -425,7 +425,7 @@ fn a_sentry_on_its_way_out_tells_nothing_new() {
     assert_eq!(discovery.look(&found), None);
     fs::remove_dir_all(tree.path("/proc/100")).unwrap();
     assert_eq!(discovery.look(&found), None);
-    assert!(matches!(discovery.check(SENTRY, SETTLED), Ok(Verdict::Other)));
+    assert!(matches!(discovery.check(SENTRY, SETTLED, false), Ok(Verdict::Other)));
 }
 
 #[test]

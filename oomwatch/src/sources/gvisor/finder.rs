@@ -20,7 +20,9 @@ const STARTING_NS: u64 = 10_000_000;
 const STARTING_PART: u64 = 16;
 /// The longest time between two looks.
 const STARTING_LONGEST_NS: u64 = 2_000_000_000;
-/// One that takes this long is counted among what is not watched, for as long as it is not.
+/// How often it is told that one is starting: what is told is forgotten after three of these.
+const ANNOUNCE_NS: u64 = 20_000_000_000;
+/// A sentry that takes this long is said and counted, once, as one that is not watched.
 const STARTING_LATE_NS: u64 = 10_000_000_000;
 /// How often all processes are looked at, where starts are told by the kernel; a net below that.
 const SCAN_NS: u64 = 60_000_000_000;
@@ -38,11 +40,13 @@ struct Starting {
     due_ns: u64,
     /// It was said that it takes long.
     is_late: bool,
+    /// Its state file may be what tells it.
+    by_state: bool,
 }
 
 impl Starting {
-    fn at(now_ns: u64) -> Self {
-        Self { since_ns: now_ns, due_ns: now_ns, is_late: false }
+    fn at(now_ns: u64, by_state: bool) -> Self {
+        Self { since_ns: now_ns, due_ns: now_ns, is_late: false, by_state }
     }
 
     /// After a look that came too early.
@@ -68,8 +72,8 @@ pub(super) struct Finder {
     pub(super) discovery: Discovery,
     /// By process id.
     starting: BTreeMap<u32, Starting>,
-    /// Sandboxes that are starting, as told, by the sentry's process id.
-    announced: BTreeMap<u32, ProcessId>,
+    /// Sandboxes that are starting, as told and when, by the sentry's process id.
+    announced: BTreeMap<u32, (ProcessId, u64)>,
     scan_every_ns: u64,
     scan_ns: u64,
     scanned_ns: u64,
@@ -107,7 +111,7 @@ impl Finder {
 
     /// A process that may be a sentry began a program.
     pub(super) fn exec(&mut self, pid: u32, now_ns: u64) {
-        self.starting.insert(pid, Starting::at(now_ns));
+        self.starting.insert(pid, Starting::at(now_ns, false));
         self.check_starting(now_ns);
     }
 
@@ -149,7 +153,7 @@ impl Finder {
             self.found(Box::new(sandbox));
         }
         for pid in scan.starting {
-            self.starting.entry(pid).or_insert(Starting::at(now_ns));
+            self.starting.entry(pid).or_insert(Starting::at(now_ns, true)).by_state = true;
         }
         for (reason, count) in scan.skipped {
             self.note_skipped(reason, count);
@@ -168,15 +172,15 @@ impl Finder {
         let due = self.starting.iter().filter(|(_, starting)| starting.due_ns <= now_ns);
         for pid in due.map(|(pid, _)| *pid).collect::<Vec<_>>() {
             let Some(starting) = self.starting.remove(&pid) else { continue };
-            match self.discovery.check(pid, now_ns) {
+            match self.discovery.check(pid, now_ns, starting.by_state) {
                 Ok(Verdict::Found(sandbox)) => self.found(sandbox),
                 Ok(Verdict::NotYet(reason, sandbox)) => {
                     let again = starting.again(now_ns);
-                    if again.is_late && !starting.is_late {
+                    if again.is_late && !starting.is_late && reason == Reason::NoMemoryFile {
                         self.note_skipped(reason, 1);
                     }
                     self.starting.insert(pid, again);
-                    self.announce(sandbox);
+                    self.announce(sandbox, now_ns);
                     continue;
                 }
                 Ok(Verdict::Refused(reason)) => {
@@ -191,16 +195,18 @@ impl Finder {
                 Err(error) => tracing::debug!(%error, pid, "a process cannot be looked at"),
             }
             // It ended before it was found. What lives may still come to be found.
-            if let Some(id) = self.announced.remove(&pid).filter(|id| !self.discovery.lives(*id)) {
+            if let Some((id, _)) = self.announced.remove(&pid).filter(|(id, _)| !self.discovery.lives(*id)) {
                 self.out.push(Found::Gone(id));
             }
         }
     }
 
-    fn announce(&mut self, sandbox: Option<Box<Sandbox>>) {
+    fn announce(&mut self, sandbox: Option<Box<Sandbox>>, now_ns: u64) {
         let Some(sandbox) = sandbox else { return };
         let id = sandbox.sentry;
-        if self.announced.insert(id.pid, id) != Some(id) {
+        let is_told = |(told, told_ns): &(ProcessId, u64)| *told == id && now_ns < told_ns.saturating_add(ANNOUNCE_NS);
+        if !self.announced.get(&id.pid).is_some_and(is_told) {
+            self.announced.insert(id.pid, (id, now_ns));
             self.out.push(Found::Starting(sandbox));
         }
     }

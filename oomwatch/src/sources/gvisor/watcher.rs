@@ -231,6 +231,7 @@ impl Watcher {
         let pid = pid.filter(|_| self.shares_process_ids);
         let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let Some(details) = self.finder.discovery.look(&sandbox) else { return self.finder.discovery.forget(id) };
+        self.finder.discovery.know_gofers(id, &details.gofers);
         let sandbox = Sandbox { details, ..sandbox };
         for reason in &sandbox.details.problems {
             self.finder.note_skipped(*reason, 1);

@@ -2,7 +2,7 @@
 //!
 //! `record` takes a record apart, `line` reads what the OOM killer writes, `assemble` puts its lines together. Only what
 //! the kernel itself wrote counts. Emits [`Observation::Logged`], [`Observation::Lost`] where records were overwritten before
-//! they were read, and [`Observation::LogRead`] when it is asked.
+//! they were read, and [`Observation::Seen`] when it is asked.
 
 mod assemble;
 mod line;
@@ -27,7 +27,7 @@ use crate::{
         kmsg::{Buffer, Entry, KernelLog},
         memory::MemoryHierarchy,
     },
-    observation::{LoggedKill, Lost, LostRecords, Observation},
+    observation::{LoggedKill, Lost, LostRecords, Observation, Seen},
     stats::{BEAT, Heartbeat},
     stop::Stop,
 };
@@ -46,8 +46,6 @@ pub(crate) struct Start {
     pub(crate) hierarchy: Option<MemoryHierarchy>,
     /// No other source reads the kernel's count of kills.
     pub(crate) reads_totals: bool,
-    /// Asks how far the log was read.
-    pub(crate) asked: Arc<Notify>,
 }
 
 impl Start {
@@ -60,18 +58,19 @@ impl Start {
         hierarchy: Option<MemoryHierarchy>,
         reads_totals: bool,
     ) -> Result<Self, HostError> {
-        Ok(Self { log: KernelLog::open_at_end(root)?, hierarchy, reads_totals, asked: Arc::default() })
+        Ok(Self { log: KernelLog::open_at_end(root)?, hierarchy, reads_totals })
     }
 }
 
-/// Reads until `stop`, then once more.
+/// Reads until `stop`, then once more. `asked` wants to know how far it read.
 pub(crate) async fn run(
     start: Start,
+    asked: Arc<Notify>,
     out: Sender<Observation>,
     stop: Stop,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
-    let Start { log, hierarchy, reads_totals, asked } = start;
+    let Start { log, hierarchy, reads_totals } = start;
     let log = readable::watch(log).context("watch the kernel's log")?;
     let mut totals = reads_totals.then(Totals::default);
     let mut reader = Reader {
@@ -109,10 +108,11 @@ pub(crate) async fn run(
             any = true;
             out.send(logged(kill)).await.context("pass on an observation")?;
         }
-        // One that waits for its group was written before.
-        if to_answer && !reader.assembler.waits() {
-            to_answer = false;
-            out.send(Observation::LogRead(from_ns)).await.context("pass on an observation")?;
+        if to_answer {
+            let held_ns = reader.assembler.held_ns();
+            to_answer = held_ns.is_some();
+            let until_ns = held_ns.map_or(from_ns, |held_ns| from_ns.min(held_ns.saturating_sub(1)));
+            out.send(Observation::Seen(Seen::Log(until_ns))).await.context("pass on an observation")?;
         }
         if let Some(totals) = totals.as_mut().filter(|_| any) {
             totals.soon();

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use super::Counting;
+use super::{Counting, Looker};
 use crate::{
     cgroup_path::CgroupPath,
     observation::{Counters, MemcgId, Seen},
@@ -21,6 +21,8 @@ pub(super) const GRACE_NS: u64 = 300_000_000;
 /// What waits is told when log and counters were read up to the end of its grace, for a host without time for the agent has
 /// lines and counts that were not read yet; after this long at the latest.
 const SILENT_NS: u64 = 2_000_000_000;
+/// They are asked this often at most: to look at every counter of a large host takes milliseconds.
+const LOOK_EVERY_NS: u64 = 100_000_000;
 /// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
 const ALONE_NS: u64 = 50_000_000;
 /// A witness is read this much later than the count of the same kill at most, to be taken for it.
@@ -88,6 +90,14 @@ struct Waiting<W> {
     within: Option<CgroupPath>,
 }
 
+/// A witness that was told without a cgroup.
+#[derive(Debug, Clone)]
+struct Unplaced {
+    /// Its count is in one of these; `None` where it may be in any, for they were not looked at.
+    within: Option<Vec<MemcgId>>,
+    until_ns: u64,
+}
+
 /// A count that was told without a witness.
 #[derive(Debug, Clone, Copy)]
 struct Alone {
@@ -115,9 +125,8 @@ pub(super) struct Counts<W> {
     /// Cgroups whose counter rose of late.
     active: BTreeSet<MemcgId>,
     waiting: VecDeque<Waiting<W>>,
-    /// Witnesses told without a cgroup whose counts are still to come, and the last of them.
-    unplaced: u64,
-    unplaced_ns: u64,
+    /// Witnesses told without a cgroup whose counts are still to be told.
+    unplaced: VecDeque<Unplaced>,
     doubles: Vec<Double>,
     /// Counts told without a witness of late, the oldest in front.
     alone: VecDeque<Alone>,
@@ -196,6 +205,16 @@ impl Tally {
     }
 }
 
+impl Unplaced {
+    fn places(&self) -> usize {
+        self.within.as_ref().map_or(usize::MAX, Vec::len)
+    }
+
+    fn may_be_in(&self, memcg: MemcgId) -> bool {
+        self.within.as_ref().is_none_or(|within| within.contains(&memcg))
+    }
+}
+
 impl<W> Counts<W> {
     pub(super) fn new(counting: Counting) -> Self {
         Self {
@@ -205,8 +224,7 @@ impl<W> Counts<W> {
             rising: BTreeSet::new(),
             active: BTreeSet::new(),
             waiting: VecDeque::new(),
-            unplaced: 0,
-            unplaced_ns: 0,
+            unplaced: VecDeque::new(),
             doubles: Vec::new(),
             alone: VecDeque::new(),
             removed: VecDeque::new(),
@@ -227,14 +245,16 @@ impl<W> Counts<W> {
         *at = until_ns.max(*at);
     }
 
-    /// Whether the sources are to be asked how far they read. True once for each thing that waits.
-    pub(super) fn wants_look(&mut self, now_ns: u64) -> bool {
-        let due_ns = self.first_due().filter(|due_ns| *due_ns <= now_ns);
-        let wants = due_ns.is_some_and(|due_ns| self.seen_ns().max(self.asked_ns) < due_ns);
-        if wants {
-            self.asked_ns = now_ns;
-        }
-        wants
+    /// The source to be asked how far it read, once for each thing that waits. The log is asked after the counters.
+    pub(super) fn wants_look(&mut self, now_ns: u64) -> Option<Looker> {
+        self.look_ns().filter(|at_ns| *at_ns <= now_ns)?;
+        self.asked_ns = now_ns;
+        Some(if self.counting.counters { Looker::Counters } else { Looker::Log })
+    }
+
+    /// There is a source of the log.
+    pub(super) fn has_log(&self) -> bool {
+        self.counting.log
     }
 
     /// Up to where everything was read.
@@ -325,13 +345,13 @@ impl<W> Counts<W> {
             return None;
         }
         let oldest = self.waiting.pop_front()?;
-        Some(self.give_up(oldest, now_ns))
+        let candidates = self.candidates(&oldest);
+        Some(self.give_up(oldest, candidates, now_ns))
     }
 
     /// A victim without its cgroup is counted twice.
     pub(super) fn unplaced_again(&mut self, now_ns: u64) {
-        self.unplaced += 1;
-        self.unplaced_ns = now_ns;
+        self.unplaced.push_back(Unplaced { within: None, until_ns: now_ns.saturating_add(LATE_NS) });
     }
 
     /// A counter was read.
@@ -386,9 +406,11 @@ impl<W> Counts<W> {
         let mut still = VecDeque::new();
         let waiting = std::mem::take(&mut self.waiting);
         let waiting: Vec<_> = waiting.into_iter().map(|waiting| (self.candidates(&waiting), waiting)).collect();
+        let known_ns = if until_ns == u64::MAX { until_ns } else { self.witnessed_until(now_ns) };
         // By cgroup, witnesses of kills that may have been there.
         let mut claims: HashMap<MemcgId, u64> = HashMap::new();
-        for memcg in waiting.iter().flat_map(|(candidates, _)| candidates) {
+        let claiming = waiting.iter().filter(|(_, waiting)| waiting.since_ns <= known_ns);
+        for memcg in claiming.flat_map(|(candidates, _)| candidates) {
             *claims.entry(*memcg).or_default() += 1;
         }
         for (candidates, waiting) in waiting {
@@ -397,11 +419,16 @@ impl<W> Counts<W> {
                     *reserved.entry(memcg).or_default() += 1;
                 }
                 still.push_back(waiting);
-            } else if let Some(only) = self.only(&candidates, &waiting, &claims, until_ns) {
-                *claims.entry(only).or_default() -= 1;
+                continue;
+            }
+            let only = self.only(&candidates, &waiting, &claims, known_ns);
+            for memcg in candidates.iter().filter(|_| waiting.since_ns <= known_ns) {
+                claims.entry(*memcg).and_modify(|claims| *claims -= 1);
+            }
+            if let Some(only) = only {
                 told.extend(self.place(only, waiting));
             } else if !self.take_alone(waiting.since_ns, waiting.within.as_ref()) {
-                told.push(self.give_up(waiting, now_ns));
+                told.push(self.give_up(waiting, candidates, now_ns));
             }
         }
         self.waiting = still;
@@ -410,6 +437,7 @@ impl<W> Counts<W> {
             let kept = reserved.get(&memcg).copied().unwrap_or_default();
             self.tell_counted(memcg, until_ns, now_ns, kept, &mut told);
         }
+        self.unplaced.retain(|unplaced| now_ns <= unplaced.until_ns);
         self.doubles.retain(|double| now_ns < double.until_ns);
         self.alone.retain(|alone| now_ns.saturating_sub(alone.told_ns) <= LATE_NS);
         let oldest_ns = until_ns.saturating_sub(LATE_NS);
@@ -426,8 +454,14 @@ impl<W> Counts<W> {
     /// When [`Self::due`] or [`Self::wants_look`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let due_ns = self.first_due()?;
-        let is_asked = self.seen_ns() < due_ns && due_ns <= self.asked_ns;
-        Some(due_ns.saturating_add(if is_asked { SILENT_NS } else { 0 }))
+        let is_seen = self.seen_ns() >= due_ns;
+        Some(if is_seen { due_ns } else { self.look_ns().unwrap_or(due_ns.saturating_add(SILENT_NS)) })
+    }
+
+    /// When to ask for what waits; `None` where that is seen or asked for.
+    fn look_ns(&self) -> Option<u64> {
+        let due_ns = self.first_due().filter(|due_ns| self.seen_ns().max(self.asked_ns) < *due_ns)?;
+        Some(due_ns.max(self.asked_ns.saturating_add(LOOK_EVERY_NS)))
     }
 
     /// When the first of what waits has waited for its grace.
@@ -490,16 +524,22 @@ impl<W> Counts<W> {
         candidates: &[MemcgId],
         waiting: &Waiting<W>,
         claims: &HashMap<MemcgId, u64>,
-        until_ns: u64,
+        known_ns: u64,
     ) -> Option<MemcgId> {
         let [only] = candidates else { return None };
         let is_alone = || self.around(waiting, |tally| tally.killed_ns.saturating_add(LATE_NS)).len() == 1;
-        // Of a count that was read later the witness may still be to come; of marks nobody says how far they were read.
-        let skew_ns = if self.counting.log { 0 } else { SKEW_NS };
-        let left = self.tallies.get(only)?.risen_until(until_ns.saturating_add(self.grace().saturating_sub(skew_ns)));
+        let tally = self.tallies.get(only)?;
+        // Of a count that was read later the witness may still be to come.
+        let left = tally.risen_until(known_ns);
         // One that was told without a cgroup of late may have been there, too.
-        let claimed = claims.get(only)? + self.unplaced;
+        let told = self.unplaced.iter().filter(|unplaced| unplaced.may_be_in(*only)).count() as u64;
+        let claimed = claims.get(only)? + told;
         (claimed <= left && is_alone()).then_some(*only)
+    }
+
+    /// Kills until then are witnessed, where there is a witness of them. Of marks nobody says how far they were read.
+    fn witnessed_until(&self, now_ns: u64) -> u64 {
+        if self.counting.log { self.log_seen_ns } else { now_ns.saturating_sub(SKEW_NS) }
     }
 
     fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
@@ -526,9 +566,15 @@ impl<W> Counts<W> {
         taken.is_some()
     }
 
-    fn give_up(&mut self, waiting: Waiting<W>, now_ns: u64) -> Told<W> {
-        self.unplaced += 1;
-        self.unplaced_ns = now_ns;
+    fn give_up(&mut self, waiting: Waiting<W>, candidates: Vec<MemcgId>, now_ns: u64) -> Told<W> {
+        // Where all counters were looked at meanwhile, its count was read; or its cgroup was gone.
+        let within = (waiting.came_ns <= self.counters_seen_ns).then_some(candidates);
+        if within.as_ref().is_none_or(|within| !within.is_empty()) {
+            self.unplaced.push_back(Unplaced { within, until_ns: now_ns.saturating_add(LATE_NS) });
+        }
+        if self.unplaced.len() > MAX_WAITING {
+            self.unplaced.pop_front();
+        }
         Told::Witnessed(waiting.witness, None)
     }
 
@@ -536,18 +582,17 @@ impl<W> Counts<W> {
     fn tell_counted(&mut self, memcg: MemcgId, until_ns: u64, now_ns: u64, kept: u64, told: &mut Vec<Told<W>>) {
         let Some(tally) = self.tallies.get_mut(&memcg) else { return };
         let due = tally.risen_until(until_ns).saturating_sub(kept);
-        let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
-        if read_ns.saturating_sub(self.unplaced_ns) > LATE_NS {
-            self.unplaced = 0;
-        }
         for number in 0..due {
+            let read_ns = tally.rises.front().map_or(now_ns, |(read_ns, _)| *read_ns);
             tally.take_rise(0);
             let Some(path) = tally.path.clone() else { continue };
             let double = self.doubles.iter().position(|double| path.is_within(&double.within));
             // What is counted twice is counted at least twice.
             let double = double.filter(|_| tally.counted() >= 2);
-            told.push(if self.unplaced > 0 {
-                self.unplaced -= 1;
+            // The one with the fewest other places.
+            let may_be = self.unplaced.iter().enumerate().filter(|(_, unplaced)| unplaced.may_be_in(memcg));
+            let unplaced = may_be.min_by_key(|(_, unplaced)| unplaced.places()).map(|(place, _)| place);
+            told.push(if unplaced.and_then(|place| self.unplaced.remove(place)).is_some() {
                 tally.placed += 1;
                 Told::Placed(memcg)
             } else if let Some(double) = double {

@@ -124,7 +124,7 @@ fn play(kills: &[Kill], counting: Counting) -> Vec<Told<usize>> {
                 }
                 (_, Some(due)) => {
                     told.extend(counts.due(due));
-                    if counts.wants_look(due) {
+                    if counts.wants_look(due).is_some() {
                         (0..CGROUPS).for_each(|cgroup| counts.counted(&reading(cgroup, due)));
                         counts.seen(Seen::Counters(due));
                         let read = lines.iter().filter(|(written, _)| written * MS <= due).map(|(_, read)| read * MS);

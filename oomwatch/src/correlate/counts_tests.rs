@@ -75,18 +75,33 @@ fn a_count_without_a_witness_is_told_after_its_grace() {
 fn a_count_waits_for_the_log_to_be_read_but_not_for_ever() {
     let mut counts = both();
     counts.counted(&reading(1, SECOND, 1));
-    assert!(!counts.wants_look(SECOND + GRACE_NS - 1));
+    assert_eq!(counts.wants_look(SECOND + GRACE_NS - 1), None);
     assert_eq!(counts.due(SECOND + GRACE_NS), []);
-    assert!(counts.wants_look(SECOND + GRACE_NS) && !counts.wants_look(SECOND + GRACE_NS), "asked once");
+    assert_eq!(counts.wants_look(SECOND + GRACE_NS), Some(Looker::Counters));
+    assert_eq!(counts.wants_look(SECOND + GRACE_NS), None, "asked once");
     assert_eq!(counts.next_deadline(), Some(SECOND + GRACE_NS + SILENT_NS));
     // Its line was there all the time.
     assert_eq!(counts.witnessed(memcg(1), SECOND, false, 7), Some(Told::Witnessed(7, None)));
     assert_eq!(due(&mut counts, SECOND + GRACE_NS), []);
     assert!(!counts.waits());
     counts.counted(&reading(1, 2 * SECOND, 2));
-    assert!(counts.wants_look(2 * SECOND + GRACE_NS));
+    assert!(counts.wants_look(2 * SECOND + GRACE_NS).is_some());
     assert_eq!(counts.due(2 * SECOND + GRACE_NS + SILENT_NS - 1), []);
     assert_eq!(counts.due(2 * SECOND + GRACE_NS + SILENT_NS).len(), 1, "nobody reads the log any more");
+}
+
+#[test]
+fn the_sources_are_asked_ten_times_a_second_at_most() {
+    let mut counts = both();
+    counts.unplaced(SECOND, SECOND, None, 7);
+    counts.unplaced(SECOND + MS, SECOND + MS, None, 8);
+    let asked_ns = SECOND + GRACE_NS;
+    assert!(counts.wants_look(asked_ns).is_some());
+    assert_eq!(due(&mut counts, asked_ns), [Told::Witnessed(7, None)]);
+    assert_eq!(counts.wants_look(asked_ns + MS), None);
+    assert_eq!(counts.next_deadline(), Some(asked_ns + LOOK_EVERY_NS));
+    assert!(counts.wants_look(asked_ns + LOOK_EVERY_NS).is_some());
+    assert_eq!(due(&mut counts, asked_ns + LOOK_EVERY_NS), [Told::Witnessed(8, None)]);
 }
 
 #[test]
@@ -120,6 +135,28 @@ fn a_witness_without_a_cgroup_may_be_in_one_that_was_gone_before_it_was_looked_a
 }
 
 #[test]
+fn marks_that_follow_each_other_in_one_cgroup_are_placed_there() {
+    let mut counts = Counts::new(Counting { counters: true, log: false, marks: true });
+    counts.unplaced(SECOND, SECOND, None, 7);
+    counts.counted(&reading(1, SECOND + MS, 1));
+    counts.unplaced(SECOND + 250 * MS, SECOND + 250 * MS, None, 8);
+    counts.counted(&reading(1, SECOND + 251 * MS, 2));
+    let place = Some((memcg(1), path(1)));
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS), [Told::Witnessed(7, place.clone())]);
+    assert_eq!(due(&mut counts, SECOND + 250 * MS + GRACE_NS), [Told::Witnessed(8, place)]);
+}
+
+#[test]
+fn one_in_a_cgroup_that_was_gone_keeps_no_later_one_from_being_placed() {
+    let mut counts = both();
+    counts.unplaced(SECOND, SECOND, None, 7);
+    assert_eq!(due(&mut counts, SECOND + GRACE_NS), [Told::Witnessed(7, None)]);
+    counts.unplaced(2 * SECOND, 2 * SECOND, None, 8);
+    counts.counted(&reading(1, 2 * SECOND + MS, 1));
+    assert_eq!(due(&mut counts, 2 * SECOND + GRACE_NS), [Told::Witnessed(8, Some((memcg(1), path(1))))]);
+}
+
+#[test]
 fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_again() {
     let mut counts = both();
     counts.unplaced(SECOND, SECOND, None, 7);
@@ -136,10 +173,11 @@ fn a_witness_that_may_be_in_two_cgroups_is_in_none_and_no_count_of_them_is_told_
 fn a_witness_is_told_though_its_count_was_given_to_another() {
     let mut counts = both();
     counts.unplaced(SECOND, SECOND, None, 7);
-    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(7, None)]);
-    counts.counted(&reading(1, 2 * SECOND, 1));
-    assert_eq!(due(&mut counts, 3 * SECOND), [Told::Placed(memcg(1))]);
-    assert_eq!(counts.witnessed(memcg(1), 3 * SECOND, false, 8), Some(Told::Witnessed(8, None)));
+    // Nobody looked at the counters.
+    assert_eq!(counts.due(4 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 4 * SECOND, 1));
+    assert_eq!(due(&mut counts, 5 * SECOND), [Told::Placed(memcg(1))]);
+    assert_eq!(counts.witnessed(memcg(1), 5 * SECOND, false, 8), Some(Told::Witnessed(8, None)));
 }
 
 #[test]
@@ -166,11 +204,12 @@ fn a_witness_is_not_taken_for_a_kill_that_was_counted_long_before_it() {
 fn a_count_that_comes_after_its_witness_was_told_without_a_cgroup_is_not_told() {
     let mut counts = both();
     counts.unplaced(SECOND, SECOND, None, 7);
-    assert_eq!(due(&mut counts, 2 * SECOND), [Told::Witnessed(7, None)]);
-    counts.counted(&reading(1, 2 * SECOND, 1));
-    assert_eq!(due(&mut counts, 3 * SECOND), [Told::Placed(memcg(1))]);
-    counts.counted(&reading(1, 3 * SECOND, 2));
-    assert_eq!(due(&mut counts, 4 * SECOND), [Told::Counted(memcg(1), path(1), 3 * SECOND)]);
+    // Nobody looked at the counters.
+    assert_eq!(counts.due(4 * SECOND), [Told::Witnessed(7, None)]);
+    counts.counted(&reading(1, 4 * SECOND, 1));
+    assert_eq!(due(&mut counts, 5 * SECOND), [Told::Placed(memcg(1))]);
+    counts.counted(&reading(1, 5 * SECOND, 2));
+    assert_eq!(due(&mut counts, 6 * SECOND), [Told::Counted(memcg(1), path(1), 5 * SECOND)]);
 }
 
 #[test]

@@ -80,6 +80,15 @@ pub struct Counting {
     pub marks: bool,
 }
 
+/// A source that can be asked up to when it saw everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looker {
+    /// The one of the kernel's log.
+    Log,
+    /// The one of counters.
+    Counters,
+}
+
 /// What the correlator wants.
 #[derive(Debug, Clone)]
 pub enum Output {
@@ -91,8 +100,8 @@ pub enum Output {
     Await(Awaited),
     /// To be given the counters of every cgroup, by [`Correlator::compare`].
     ReadAll,
-    /// To have the sources of the kernel's log and of counters look now, and to be told by [`Observation::Seen`].
-    Look,
+    /// To have this source look now, and to be told by [`Observation::Seen`].
+    Look(Looker),
 }
 
 /// The state machine.
@@ -182,6 +191,9 @@ impl Correlator {
                 let (Seen::Log(until_ns) | Seen::Counters(until_ns)) = seen;
                 if let Some(counts) = &mut self.counts {
                     counts.seen(seen);
+                    // Of what was counted by now the line is there, too.
+                    let asks_log = matches!(seen, Seen::Counters(_)) && counts.has_log();
+                    out.extend(asks_log.then_some(Output::Look(Looker::Log)));
                 }
                 self.settle_counts(until_ns, &mut out);
             }
@@ -301,7 +313,7 @@ impl Correlator {
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         self.settle_counts(now_ns, &mut out);
-        out.extend(self.counts.as_mut().is_some_and(|counts| counts.wants_look(now_ns)).then_some(Output::Look));
+        out.extend(self.counts.as_mut().and_then(|counts| counts.wants_look(now_ns)).map(Output::Look));
         out
     }
 

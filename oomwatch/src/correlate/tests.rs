@@ -76,7 +76,7 @@ pub(super) fn run(started_ns: u64, killing: bool) -> Run {
 pub(super) fn findings(outputs: Vec<Output>) -> Vec<Finding> {
     let found = outputs.into_iter().filter_map(|output| match output {
         Output::Found(finding) => Some(*finding),
-        Output::Read(_) | Output::ReadAll | Output::Await(_) | Output::Look => None,
+        Output::Read(_) | Output::ReadAll | Output::Await(_) | Output::Look(_) => None,
     });
     found.collect()
 }

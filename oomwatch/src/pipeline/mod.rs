@@ -290,7 +290,7 @@ impl Pipeline {
                 Output::Await(kill) if self.may_be_judged(kill.killed_ns) => self.await_outcome(kill),
                 Output::Await(_) => {}
                 Output::ReadAll => self.compare(),
-                Output::Look => self.look.order(),
+                Output::Look(looker) => self.look.order(looker),
             }
         }
     }

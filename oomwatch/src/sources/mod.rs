@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::correlate::Looker;
+
 pub(crate) mod cgroup;
 pub(crate) mod counters;
 pub(crate) mod gvisor;
@@ -24,9 +26,11 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Gives them. Where a source does not run nobody answers.
-    pub(crate) fn order(&self) {
-        self.log.notify_one();
-        self.counters.notify_one();
+    /// Gives one. Where the source does not run nobody answers.
+    pub(crate) fn order(&self, looker: Looker) {
+        match looker {
+            Looker::Log => self.log.notify_one(),
+            Looker::Counters => self.counters.notify_one(),
+        }
     }
 }

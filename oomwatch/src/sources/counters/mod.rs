@@ -34,6 +34,9 @@ use crate::{
 /// tells of: a host that ran out of memory itself (cgroup v1), hints that were lost, cgroups that are not watched.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Between two looks at all for such a rise: they take milliseconds on a host with thousands.
+const ALL_EVERY_NS: u64 = 100_000_000;
+
 /// What the source starts with.
 #[derive(Debug)]
 pub(crate) struct Start {
@@ -71,6 +74,8 @@ pub(crate) async fn run(
     }
     cgroups.begin(clock::boot_ns());
     let mut stopping = false;
+    // The count rose since all were looked at last.
+    let (mut has_risen, mut all_ns) = (false, 0_u64);
     loop {
         for observation in cgroups.take_observations() {
             out.send(observation).await.context("pass on an observation")?;
@@ -87,18 +92,20 @@ pub(crate) async fn run(
             hint = ready(notices.as_ref()) => hint?,
             () = asked.notified() => is_asked = true,
             () = sleep_until(cgroups.next_deadline()) => {}
+            () = sleep_until(has_risen.then(|| all_ns.saturating_add(ALL_EVERY_NS))) => {}
             () = tokio::time::sleep(if counts { LOOK_EVERY } else { BEAT }) => {}
             () = totals.due(), if reads_totals => send_total = true,
         }
         let now = if send_total { totals.read() } else { vmstat::oom_kills().ok() };
         let from_ns = clock::boot_ns();
         cgroups.turn(from_ns);
-        let has_risen = rose(total, now);
-        if has_risen || is_asked || stopping {
-            cgroups.look_at_all(clock::boot_ns());
-        }
-        if has_risen || stopping {
+        if rose(total, now) || stopping {
+            has_risen = true;
             totals.soon();
+        }
+        if is_asked || stopping || has_risen && all_ns.saturating_add(ALL_EVERY_NS) <= from_ns {
+            (has_risen, all_ns) = (false, from_ns);
+            cgroups.look_at_all(clock::boot_ns());
         }
         total = now.or(total);
         if is_asked {

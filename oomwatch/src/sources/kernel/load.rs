@@ -167,6 +167,7 @@ fn attach_and_keep(
         (Err(error), _) => return Err(LoadError::Object(format!("{error:#}"))),
     };
     let sight = sight(layout, attached, degraded);
+    drop(types);
     give_memory_back();
     Ok(Loaded {
         ebpf,

@@ -129,12 +129,12 @@ impl Assembler {
 
     /// A kill waits for what follows it.
     pub(super) fn waits(&self) -> bool {
-        self.held_ns().is_some()
+        self.held().is_some()
     }
 
-    /// When that was written.
-    pub(super) fn held_ns(&self) -> Option<u64> {
-        self.last.as_ref().filter(|(_, passed_on)| !passed_on).map(|(kill, _)| kill.boot_ns)
+    /// The number of its record.
+    pub(super) fn held(&self) -> Option<u64> {
+        self.last.as_ref().filter(|(_, passed_on)| !passed_on).map(|(kill, _)| kill.seq)
     }
 
     /// Records are missing: nothing that comes belongs to what was before.

@@ -83,14 +83,14 @@ pub(crate) async fn run(
     if let Some(total) = totals.as_mut().and_then(Totals::read) {
         out.send(Observation::KillTotal(total)).await.context("pass on an observation")?;
     }
-    let (mut stopping, mut to_answer) = (false, false);
+    let (mut stopping, mut to_answer) = (false, None);
     loop {
         heartbeat.beat();
-        let mut total = None;
+        let (mut total, mut is_asked) = (None, false);
         tokio::select! {
             () = stop.stopped() => stopping = true,
             ready = log.readable() => ready.context("wait for the kernel's log")?.clear_ready(),
-            () = asked.notified() => to_answer = true,
+            () = asked.notified() => is_asked = true,
             () = tokio::time::sleep(SETTLE), if reader.assembler.waits() => {}
             () = tokio::time::sleep(BEAT) => {}
             () = due(totals.as_ref()) => total = totals.as_mut().and_then(Totals::read),
@@ -108,10 +108,14 @@ pub(crate) async fn run(
             any = true;
             out.send(logged(kill)).await.context("pass on an observation")?;
         }
-        if to_answer {
-            let held_ns = reader.assembler.held_ns();
-            to_answer = held_ns.is_some();
-            let until_ns = held_ns.map_or(from_ns, |held_ns| from_ns.min(held_ns.saturating_sub(1)));
+        if is_asked {
+            to_answer = Some((from_ns, reader.assembler.held()));
+        }
+        // What was held back when it was read is passed on by now.
+        if let Some((until_ns, held)) = to_answer
+            && (held.is_none() || held != reader.assembler.held())
+        {
+            to_answer = None;
             out.send(Observation::Seen(Seen::Log(until_ns))).await.context("pass on an observation")?;
         }
         if let Some(totals) = totals.as_mut().filter(|_| any) {

@@ -9,7 +9,10 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use super::{Counting, Looker};
+use super::{
+    Counting, Looker,
+    tally::{FORGET_NS, Tally},
+};
 use crate::{
     cgroup_path::CgroupPath,
     observation::{Counters, MemcgId, Seen},
@@ -20,15 +23,13 @@ use crate::{
 pub(super) const GRACE_NS: u64 = 300_000_000;
 /// What waits is told when log and counters were read up to the end of its grace, for a host without time for the agent has
 /// lines and counts that were not read yet; after this long at the latest.
-const SILENT_NS: u64 = 2_000_000_000;
+pub(super) const SILENT_NS: u64 = 2_000_000_000;
 /// They are asked this often at most: to look at every counter of a large host takes milliseconds.
 const LOOK_EVERY_NS: u64 = 100_000_000;
 /// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
 const ALONE_NS: u64 = 50_000_000;
 /// A witness is read this much later than the count of the same kill at most, to be taken for it.
 const SKEW_NS: u64 = 100_000_000;
-/// A cgroup without kills for this long begins anew: what was witnessed and never counted is settled.
-const FORGET_NS: u64 = 10_000_000_000;
 /// What was told of a count or of a witness alone takes the other for this long. Counters are read every second in the
 /// worst case.
 const LATE_NS: u64 = 2_000_000_000;
@@ -36,8 +37,6 @@ const LATE_NS: u64 = 2_000_000_000;
 const CAPACITY: usize = 65_536;
 /// Witnesses that wait; beyond it the oldest is told as it is.
 const MAX_WAITING: usize = 4096;
-/// Rises of one counter kept apart; the rest are one.
-const MAX_RISES: usize = 64;
 /// A second count of a group kill's first victim is excused for this long.
 const DOUBLE_NS: u64 = 1_000_000_000;
 
@@ -52,31 +51,6 @@ pub(super) enum Told<W> {
     Twice(MemcgId),
     /// One that was told without its cgroup was in this one.
     Placed(MemcgId),
-}
-
-/// One cgroup.
-#[derive(Debug, Clone, Default)]
-struct Tally {
-    path: Option<CgroupPath>,
-    /// The counter as last read, and as it was when all was settled.
-    read: u64,
-    settled: u64,
-    /// Since then: witnesses told, counts told without a witness, counts of witnesses that were told without a cgroup.
-    witnessed: u64,
-    alone: u64,
-    placed: u64,
-    /// When counts were told without a witness; those that may still get theirs.
-    alone_ns: VecDeque<u64>,
-    /// Those of them that were given to a witness without a cgroup, so that they may be another's.
-    guessed_ns: VecDeque<u64>,
-    /// Counts that are none of these, by when they were read.
-    rises: VecDeque<(u64, u64)>,
-    group_kills: u64,
-    /// When more was last read.
-    rose_ns: u64,
-    /// When a kill was last known to be here, by its witness or its count.
-    killed_ns: u64,
-    last_ns: u64,
 }
 
 /// A witness without a cgroup.
@@ -139,70 +113,6 @@ pub(super) struct Counts<W> {
     log_seen_ns: u64,
     counters_seen_ns: u64,
     asked_ns: u64,
-}
-
-impl Tally {
-    fn is_within(&self, within: &CgroupPath) -> bool {
-        self.path.as_ref().is_some_and(|path| path.is_within(within))
-    }
-
-    fn is_over(&self, now_ns: u64) -> bool {
-        self.rises.is_empty() && now_ns.saturating_sub(self.last_ns) > FORGET_NS
-    }
-
-    fn settle(&mut self) {
-        self.settled = self.read;
-        self.witnessed = 0;
-        self.alone = 0;
-        self.placed = 0;
-        self.alone_ns.clear();
-        self.guessed_ns.clear();
-        self.rises.clear();
-    }
-
-    fn counted(&self) -> u64 {
-        self.read.saturating_sub(self.settled)
-    }
-
-    /// Of the rises, those read until then.
-    fn risen_until(&self, until_ns: u64) -> u64 {
-        self.rises.iter().filter(|(read_ns, _)| *read_ns <= until_ns).map(|(_, kills)| kills).sum()
-    }
-
-    /// So much more was counted.
-    fn rise(&mut self, kills: u64, read_ns: u64) {
-        let is_full = self.rises.len() >= MAX_RISES;
-        match self.rises.back_mut().filter(|_| is_full) {
-            Some(last) => *last = (read_ns, last.1 + kills),
-            None => self.rises.push_back((read_ns, kills)),
-        }
-    }
-
-    /// Takes the oldest count that may be of a kill witnessed then: one read long before cannot be. The first line of a
-    /// log is as late as it is read, for nothing says yet when it was written; so it may be any count that still waits.
-    fn take_rise_of(&mut self, witnessed_ns: u64) -> bool {
-        let may_be = |(read_ns, _): &(u64, u64)| witnessed_ns <= read_ns.saturating_add(GRACE_NS + SILENT_NS);
-        let place = self.rises.iter().position(may_be);
-        if let Some(place) = place {
-            self.take_rise(place);
-        }
-        place.is_some()
-    }
-
-    fn take_rise(&mut self, place: usize) {
-        if let Some(rise) = self.rises.get_mut(place) {
-            rise.1 -= 1;
-            if rise.1 == 0 {
-                self.rises.remove(place);
-            }
-        }
-    }
-
-    /// Witnesses whose counts are still to come.
-    fn ahead(&self) -> u64 {
-        let with_count = self.counted().saturating_sub(self.risen_until(u64::MAX));
-        (self.witnessed + self.alone + self.placed).saturating_sub(with_count)
-    }
 }
 
 impl Unplaced {

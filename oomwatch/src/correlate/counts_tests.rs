@@ -1,4 +1,5 @@
 use super::*;
+use crate::correlate::tally::MAX_RISES;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;

@@ -11,6 +11,7 @@ mod losses;
 mod recent;
 mod reconcile;
 mod sandboxes;
+mod tally;
 mod told;
 mod unkilled;
 mod victim;

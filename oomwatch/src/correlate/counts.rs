@@ -4,8 +4,9 @@
 //! Each witness is another kill, and so is each count; a kill has one of both, as a rule. A witness with a cgroup is told
 //! at once, and takes a count of that cgroup, or the next one. A count waits for its witness for [`GRACE_NS`], a witness
 //! without a cgroup for its count: if only one cgroup has counts left, and enough for all that wait, it was there. Neither
-//! waits in vain for what is only read late: before anything is told, the sources are asked to look. What is told of a count alone takes
-//! the witness that comes after all; what is told of a witness without a cgroup takes a count, wherever that comes.
+//! waits in vain for what is only read late: before anything is told, the sources are asked to look. What is told of a
+//! count alone takes the witness that comes after all; what is told of a witness without a cgroup takes a count where it
+//! may have been.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 

@@ -103,7 +103,8 @@ pub(crate) async fn run(
             has_risen = true;
             totals.soon();
         }
-        if is_asked || stopping || has_risen && all_ns.saturating_add(ALL_EVERY_NS) <= from_ns {
+        let may_look = send_total || all_ns.saturating_add(ALL_EVERY_NS) <= from_ns;
+        if is_asked || stopping || has_risen && may_look {
             (has_risen, all_ns) = (false, from_ns);
             cgroups.look_at_all(clock::boot_ns());
         }

@@ -51,6 +51,17 @@ fn find_memory_hierarchy() -> Option<Hierarchy> {
     unified
 }
 
+/// Where all hierarchies are mounted, that of the memory controller first.
+pub(crate) fn hierarchies() -> Vec<PathBuf> {
+    let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
+    let mut roots = vec![memory.mount.clone()];
+    if memory.version == 1 {
+        let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
+        roots.extend(fs::read_dir(all).expect("the cgroup hierarchies").flatten().map(|root| root.path()));
+    }
+    roots
+}
+
 /// 1 or 2.
 pub fn memory_cgroup_version() -> u8 {
     memory_hierarchy().expect("a memory cgroup hierarchy").version

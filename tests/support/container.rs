@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Cgroup, Rootfs,
-    cgroup::{host_swaps, memory_hierarchy},
+    cgroup::{hierarchies, host_swaps, memory_hierarchy},
     dialog::Dialog,
     program::{run, succeed},
     rootfs::HOG,
@@ -54,6 +54,8 @@ pub struct Container {
     runtime: Runtime,
     id: String,
     init: u32,
+    /// The cgroup in which it has its own.
+    around: PathBuf,
     cgroup: Cgroup,
     dialog: Dialog,
     rootfs: Rootfs,
@@ -74,7 +76,8 @@ impl Container {
         command.arg(rootfs.folder()).arg(&id).stderr(log);
         let dialog = Dialog::start(&mut command);
         // From here on the container is deleted, whatever fails below.
-        let mut container = Self { runtime, init: 0, cgroup: Cgroup::of_nobody(&id), id, dialog, rootfs };
+        let (around, cgroup) = (around.to_owned(), Cgroup::of_nobody(&id));
+        let mut container = Self { runtime, init: 0, around, cgroup, id, dialog, rootfs };
         assert_eq!(container.line(), "ready");
         container.init = container.state()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
         container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib.unwrap_or_default() << 20);
@@ -139,6 +142,13 @@ impl Drop for Container {
     #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
     fn drop(&mut self) {
         drop(run(&mut self.runtime.command(&["delete", "--force", &self.id])));
+        // The runtime made it in every hierarchy. The last container in it takes it along; that of memory is the test's own.
+        let memory = memory_hierarchy().map(|memory| &memory.mount);
+        let others = hierarchies().into_iter().filter(|root| Some(root) != memory && self.around != Path::new("/"));
+        for root in others {
+            let around = self.around.strip_prefix("/").unwrap_or(&self.around);
+            let _kept: io::Result<()> = fs::remove_dir(root.join(around));
+        }
         if std::thread::panicking() {
             let log = fs::read_to_string(self.rootfs.folder().join("log")).unwrap_or_default();
             eprintln!("--- log of {}:\n{log}", self.runtime.name());

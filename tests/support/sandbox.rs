@@ -12,8 +12,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 use crate::{
-    Agent, Cgroup, Event, PROCESS_TIMEOUT, Plan, Rootfs, cgroup::memory_hierarchy, container::cgroup_of,
-    dialog::Dialog, program::succeed, unique_name, wait_for,
+    Agent, Cgroup, Event, PROCESS_TIMEOUT, Plan, Rootfs, cgroup::hierarchies, container::cgroup_of, dialog::Dialog,
+    program::succeed, unique_name, wait_for,
 };
 
 impl Plan {
@@ -270,13 +270,7 @@ pub(crate) fn end_processes_that_name(folder: &Path) {
 
 /// Removes what a sandbox that was killed leaves of its cgroups, in all hierarchies.
 fn remove_cgroups(name: &str) {
-    let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
-    let mut roots = vec![memory.mount.clone()];
-    if memory.version == 1 {
-        let all = memory.mount.parent().unwrap_or(Path::new("/sys/fs/cgroup"));
-        roots.extend(fs::read_dir(all).expect("the cgroup hierarchies").flatten().map(|root| root.path()));
-    }
-    for folder in roots.iter().map(|root| root.join(name)) {
+    for folder in hierarchies().iter().map(|root| root.join(name)) {
         // The last process may be on its way out.
         for _ in 0..500 {
             if !folder.is_dir() || fs::remove_dir(&folder).is_ok() {

@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::{
     Counting, Looker,
+    looks::Looks,
     tally::{FORGET_NS, Tally},
 };
 use crate::{
@@ -22,11 +23,6 @@ use crate::{
 /// How long counts and witnesses wait for each other. Both are read within milliseconds of the kill, on a host short of
 /// processors within some hundred. Less than the second between two readings of the count of all kills.
 pub(super) const GRACE_NS: u64 = 300_000_000;
-/// What waits is told when log and counters were read up to the end of its grace, for a host without time for the agent has
-/// lines and counts that were not read yet; after this long at the latest.
-pub(super) const SILENT_NS: u64 = 2_000_000_000;
-/// They are asked this often at most: to look at every counter of a large host takes milliseconds.
-const LOOK_EVERY_NS: u64 = 100_000_000;
 /// How long a count waits where there are no witnesses: until the counters of a whole group kill are read.
 const ALONE_NS: u64 = 50_000_000;
 /// A witness is read this much later than the count of the same kill at most, to be taken for it.
@@ -110,10 +106,7 @@ pub(super) struct Counts<W> {
     latest_ns: u64,
     /// What came until then and could be told is.
     settled_ns: u64,
-    /// Up to where log and counters were read, and when that was last asked.
-    log_seen_ns: u64,
-    counters_seen_ns: u64,
-    asked_ns: u64,
+    looks: Looks,
 }
 
 impl Unplaced {
@@ -141,40 +134,19 @@ impl<W> Counts<W> {
             removed: VecDeque::new(),
             latest_ns: 0,
             settled_ns: 0,
-            log_seen_ns: 0,
-            counters_seen_ns: 0,
-            asked_ns: 0,
+            looks: Looks::new(counting),
         }
     }
 
-    /// All lines written until then were witnessed, or all kills until then counted.
-    pub(super) fn seen(&mut self, seen: Seen) {
-        let (at, until_ns) = match seen {
-            Seen::Log(until_ns) => (&mut self.log_seen_ns, until_ns),
-            Seen::Counters(until_ns) => (&mut self.counters_seen_ns, until_ns),
-        };
-        *at = until_ns.max(*at);
+    /// A source answered; who is to be asked now.
+    pub(super) fn seen(&mut self, seen: Seen) -> Option<Looker> {
+        self.looks.answered(seen)
     }
 
-    /// The source to be asked how far it read, once for each thing that waits. The log is asked after the counters.
+    /// Who is to be asked how far it read, once for each thing that waits.
     pub(super) fn wants_look(&mut self, now_ns: u64) -> Option<Looker> {
-        self.look_ns().filter(|at_ns| *at_ns <= now_ns)?;
-        self.asked_ns = now_ns;
-        Some(if self.counting.counters { Looker::Counters } else { Looker::Log })
-    }
-
-    /// There is a source of the log.
-    pub(super) fn has_log(&self) -> bool {
-        self.counting.log
-    }
-
-    /// Up to where everything was read.
-    fn seen_ns(&self) -> u64 {
-        let Counting { counters, log, marks } = self.counting;
-        let log_ns = if log { self.log_seen_ns } else { u64::MAX };
-        // Without witnesses there is nobody to wait for.
-        let counters_ns = if counters && (log || marks) { self.counters_seen_ns } else { u64::MAX };
-        log_ns.min(counters_ns)
+        let due_ns = self.first_due()?;
+        self.looks.wanted(due_ns, now_ns)
     }
 
     /// A counter as it is when all kills so far are accounted for.
@@ -262,7 +234,7 @@ impl<W> Counts<W> {
 
     /// A victim without its cgroup is counted twice.
     pub(super) fn unplaced_again(&mut self, now_ns: u64) {
-        self.unplaced.push_back(Unplaced { within: None, until_ns: now_ns.saturating_add(LATE_NS) });
+        self.expect_count(None, now_ns);
     }
 
     /// A counter was read.
@@ -300,8 +272,7 @@ impl<W> Counts<W> {
 
     /// Tells what waited long enough.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
-        let seen_ns = self.seen_ns().max(now_ns.saturating_sub(SILENT_NS)).min(now_ns);
-        self.tell(now_ns, seen_ns.saturating_sub(self.grace()))
+        self.tell(now_ns, self.looks.settled_ns(now_ns).saturating_sub(self.grace()))
     }
 
     /// Tells everything that waits: nothing more will come.
@@ -364,15 +335,7 @@ impl<W> Counts<W> {
 
     /// When [`Self::due`] or [`Self::wants_look`] has something next.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let due_ns = self.first_due()?;
-        let is_seen = self.seen_ns() >= due_ns;
-        Some(if is_seen { due_ns } else { self.look_ns().unwrap_or(due_ns.saturating_add(SILENT_NS)) })
-    }
-
-    /// When to ask for what waits; `None` where that is seen or asked for.
-    fn look_ns(&self) -> Option<u64> {
-        let due_ns = self.first_due().filter(|due_ns| self.seen_ns().max(self.asked_ns) < *due_ns)?;
-        Some(due_ns.max(self.asked_ns.saturating_add(LOOK_EVERY_NS)))
+        Some(self.looks.deadline(self.first_due()?))
     }
 
     /// When the first of what waits has waited for its grace.
@@ -450,7 +413,7 @@ impl<W> Counts<W> {
 
     /// Kills until then are witnessed, where there is a witness of them. Of marks nobody says how far they were read.
     fn witnessed_until(&self, now_ns: u64) -> u64 {
-        if self.counting.log { self.log_seen_ns } else { now_ns.saturating_sub(SKEW_NS) }
+        if self.counting.log { self.looks.log_ns() } else { now_ns.saturating_sub(SKEW_NS) }
     }
 
     fn place(&mut self, memcg: MemcgId, waiting: Waiting<W>) -> Option<Told<W>> {
@@ -479,14 +442,19 @@ impl<W> Counts<W> {
 
     fn give_up(&mut self, waiting: Waiting<W>, candidates: Vec<MemcgId>, now_ns: u64) -> Told<W> {
         // Where all counters were looked at meanwhile, its count was read; or its cgroup was gone.
-        let within = (waiting.came_ns <= self.counters_seen_ns).then_some(candidates);
+        let within = (waiting.came_ns <= self.looks.counters_ns()).then_some(candidates);
         if within.as_ref().is_none_or(|within| !within.is_empty()) {
-            self.unplaced.push_back(Unplaced { within, until_ns: now_ns.saturating_add(LATE_NS) });
+            self.expect_count(within, now_ns);
         }
+        Told::Witnessed(waiting.witness, None)
+    }
+
+    /// A count that is still to be told is that of a witness which was.
+    fn expect_count(&mut self, within: Option<Vec<MemcgId>>, now_ns: u64) {
+        self.unplaced.push_back(Unplaced { within, until_ns: now_ns.saturating_add(LATE_NS) });
         if self.unplaced.len() > MAX_WAITING {
             self.unplaced.pop_front();
         }
-        Told::Witnessed(waiting.witness, None)
     }
 
     /// All but the counts that witnesses may still be of that wait: `kept`.

@@ -119,14 +119,14 @@ fn play(kills: &[Kill], counting: Counting) -> Vec<Told<usize>> {
             match (answer, due) {
                 (Some((when, until_ns)), due) if due.is_none_or(|due| when <= due) => {
                     answers.remove(0);
-                    counts.seen(Seen::Log(until_ns));
+                    assert_eq!(counts.seen(Seen::Log(until_ns)), None);
                     told.extend(counts.due(until_ns));
                 }
                 (_, Some(due)) => {
                     told.extend(counts.due(due));
                     if counts.wants_look(due).is_some() {
                         (0..CGROUPS).for_each(|cgroup| counts.counted(&reading(cgroup, due)));
-                        counts.seen(Seen::Counters(due));
+                        assert_eq!(counts.seen(Seen::Counters(due)).is_some(), counting.log);
                         let read = lines.iter().filter(|(written, _)| written * MS <= due).map(|(_, read)| read * MS);
                         answers.push((read.max().unwrap_or(0).max(due), due));
                     }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::correlate::tally::MAX_RISES;
+use crate::correlate::{
+    looks::{LOOK_EVERY_NS, SILENT_NS},
+    tally::MAX_RISES,
+};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
@@ -31,8 +34,8 @@ fn both() -> Counts {
 
 /// What is due when log and counters were read up to then.
 fn due(counts: &mut Counts, now_ns: u64) -> Vec<Told<u32>> {
-    counts.seen(Seen::Log(now_ns));
-    counts.seen(Seen::Counters(now_ns));
+    assert_eq!(counts.seen(Seen::Counters(now_ns)), Some(Looker::Log).filter(|_| counts.counting.log));
+    assert_eq!(counts.seen(Seen::Log(now_ns)), None);
     counts.due(now_ns)
 }
 

@@ -7,6 +7,7 @@ mod counts;
 mod group;
 mod kill_counter;
 mod limit;
+mod looks;
 mod losses;
 mod recent;
 mod reconcile;
@@ -190,12 +191,7 @@ impl Correlator {
             Observation::Counted(counters) => self.counted(&counters, &mut out),
             Observation::Seen(seen) => {
                 let (Seen::Log(until_ns) | Seen::Counters(until_ns)) = seen;
-                if let Some(counts) = &mut self.counts {
-                    counts.seen(seen);
-                    // Of what was counted by now the line is there, too.
-                    let asks_log = matches!(seen, Seen::Counters(_)) && counts.has_log();
-                    out.extend(asks_log.then_some(Output::Look(Looker::Log)));
-                }
+                out.extend(self.counts.as_mut().and_then(|counts| counts.seen(seen)).map(Output::Look));
                 self.settle_counts(until_ns, &mut out);
             }
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::counts::{GRACE_NS, SILENT_NS};
+use super::{counts::GRACE_NS, looks::SILENT_NS};
 use crate::cgroup_path::CgroupPath;
 
 /// A cgroup without kills for this long begins anew: what was witnessed and never counted is settled.

@@ -76,8 +76,10 @@ pub(crate) async fn run(
     let mut stopping = false;
     // The count rose since all were looked at last.
     let (mut has_risen, mut all_ns) = (false, 0_u64);
+    // What comes behind the counters that were read after it.
+    let mut behind = Vec::new();
     loop {
-        for observation in cgroups.take_observations() {
+        for observation in cgroups.take_observations().into_iter().chain(behind.drain(..)) {
             out.send(observation).await.context("pass on an observation")?;
             heartbeat.beat();
         }
@@ -109,19 +111,8 @@ pub(crate) async fn run(
             cgroups.look_at_all(clock::boot_ns());
         }
         total = now.or(total);
-        if is_asked {
-            for observation in cgroups.take_observations() {
-                out.send(observation).await.context("pass on an observation")?;
-            }
-            out.send(Observation::Seen(Seen::Counters(from_ns))).await.context("pass on an observation")?;
-        }
-        // Behind the counters that were read after it.
-        if let Some(total) = now.filter(|_| send_total) {
-            for observation in cgroups.take_observations() {
-                out.send(observation).await.context("pass on an observation")?;
-            }
-            out.send(Observation::KillTotal(total)).await.context("pass on an observation")?;
-        }
+        behind.extend(is_asked.then_some(Observation::Seen(Seen::Counters(from_ns))));
+        behind.extend(now.filter(|_| send_total).map(Observation::KillTotal));
     }
 }
 

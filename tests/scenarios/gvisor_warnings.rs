@@ -234,6 +234,22 @@ fn a_limit_that_changes_is_the_limit_of_the_next_warning() {
 }
 
 #[test]
+fn a_limit_that_changes_as_soon_as_a_sandbox_is_found_is_seen() {
+    require!(Agent, Runsc);
+    for estimator in ["auto", "memfd"] {
+        let mut sandbox = Plan::hog(Runsc::SYSTRAP, 400, &["eat=200", "say=full", "wait"]).start();
+        sandbox.go();
+        assert_eq!(sandbox.line(), "full");
+        let agent = Agent::start_with(Output::Json, &["--workload-events", "--estimator", estimator]);
+        sandbox.wait_for(&agent, "workload_started");
+        let limit = lower_limit(&sandbox);
+        let warning = sandbox.wait_for(&agent, "near_limit");
+        assert_eq!(warning.number("/limit_bytes"), Some(limit), "{warning}");
+        drop(agent.stop());
+    }
+}
+
+#[test]
 fn a_sandbox_that_stands_still_is_measured_and_holds_up_no_other() {
     require!(Agent, Runsc);
     for (runsc, estimator) in [(Runsc::SYSTRAP, "auto"), (Runsc::OLD, "memfd"), (Runsc::SYSTRAP, "memfd")] {

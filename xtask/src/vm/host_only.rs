@@ -58,6 +58,7 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("gvisor_warnings", "a_sentry_that_does_not_answer_is_warned_of_all_the_same", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_sentry_that_is_asked_says_what_its_memory_is", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill", PTRACE_DOES),
+    ("gvisor_warnings", "a_limit_that_changes_as_soon_as_a_sandbox_is_found_is_seen", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_sandbox_that_stands_still_is_measured_and_holds_up_no_other", SAME_EVERYWHERE),
     ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),
     ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),

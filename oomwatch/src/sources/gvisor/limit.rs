@@ -46,9 +46,10 @@ pub(crate) struct Limit {
 }
 
 /// What the memory cgroup of a sandbox says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum CgroupReading {
     /// The sandbox has no memory cgroup of its own: it lives in its caller's.
+    #[default]
     NotOwn,
     /// It has one, whose files could not be read.
     Unreadable,

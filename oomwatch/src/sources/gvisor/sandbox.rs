@@ -101,6 +101,8 @@ pub(crate) struct Details {
     pub gofers: Vec<ProcessId>,
     /// The sentry's memory cgroup; `None` where it cannot be told.
     pub cgroup: Option<Membership>,
+    /// What that says of limits.
+    pub cgroup_reading: CgroupReading,
     /// Its effective limit.
     pub limit: Option<Limit>,
     /// Containers of it are missing here, so sums of theirs mean nothing.
@@ -157,9 +159,10 @@ impl Host<'_> {
         let bundle = if wants_bundle { self.bundle(args) } else { BundleLimit::default() };
         let named = named_cgroup(details.root(), args, &bundle);
         details.cgroup = self.membership(sentry, named)?;
+        details.cgroup_reading = self.cgroup_reading(details.cgroup.as_ref());
         let readings = Readings {
             host_bytes: self.memory_bytes,
-            cgroup: self.cgroup_reading(details.cgroup.as_ref()),
+            cgroup: details.cgroup_reading,
             states: &details.containers,
             incomplete: details.incomplete,
             bundle_limit: bundle.memory_limit,

@@ -8,7 +8,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{
     discover::{Discovery, Sandbox, Stamp},
     finder::{Finder, Found},
-    limit::Limit,
+    limit::{CgroupReading, Limit},
     memory::{Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
     rpc::Address,
@@ -67,9 +67,7 @@ struct Watched {
     watch: Watch,
     stall: Stall,
     limit: Option<Limit>,
-    /// The lowest of its cgroup and the ancestors, as last read.
-    #[expect(clippy::option_option, reason = "not read and none are two things")]
-    cgroup_limit: Option<Option<u64>>,
+    /// When the limit of its cgroup was last read.
     cgroup_limit_ns: u64,
     look_ns: u64,
     look_anyway_ns: u64,
@@ -242,8 +240,7 @@ impl Watcher {
             watch: Watch::new(self.wanted.settings),
             stall: Stall::default(),
             limit: sandbox.details.limit,
-            cgroup_limit: None,
-            cgroup_limit_ns: 0,
+            cgroup_limit_ns: now_ns,
             look_ns: now_ns,
             look_anyway_ns: now_ns,
             stamp: self.finder.discovery.stamp(&sandbox),
@@ -285,7 +282,7 @@ impl Watcher {
         }
         // Where the charge is read the limit stands beside it.
         if let Some(hierarchy) = &self.hierarchy
-            && now_ns.saturating_sub(watched.cgroup_limit_ns) > LOOK_AGAIN_NS + LOOK_AGAIN_NS / 4
+            && now_ns.saturating_sub(watched.cgroup_limit_ns) >= LOOK_AGAIN_NS - LOOKS_TOGETHER_NS
         {
             watched.look_at_cgroup_limit(&self.root, hierarchy, None, now_ns);
         }
@@ -405,11 +402,12 @@ impl Watched {
         charge: Option<&Charge>,
         now_ns: u64,
     ) {
-        let Some(cgroup) = &self.sandbox.details.cgroup else { return };
+        let Some(cgroup) = self.sandbox.details.own_cgroup() else { return };
         let stat = charge.map(|charge| charge.stat.as_slice());
-        let Some(lowest) = hierarchy.lowest_limit(root, &cgroup.path, stat) else { return };
+        let Some(limit_bytes) = hierarchy.lowest_limit(root, &cgroup.path, stat) else { return };
+        let reading = CgroupReading::Read { limit_bytes, made_by_runsc: cgroup.made_by_runsc };
         self.cgroup_limit_ns = now_ns;
-        if self.cgroup_limit.replace(lowest).is_some_and(|before| before != lowest) {
+        if reading != self.sandbox.details.cgroup_reading {
             self.look_ns = now_ns;
             self.look_anyway_ns = now_ns;
         }

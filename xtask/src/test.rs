@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{bail, ensure};
@@ -28,7 +29,14 @@ pub(crate) fn test(sh: &Shell, with_vm: bool, filter: Option<&str>) -> anyhow::R
     let scratch = sh.create_temp_dir()?;
     let answers = scratch.path().join("answers");
     let programs = Programs { agent: &agent, examples: &examples, hog: &hog, answers: &answers };
-    let on_host = on_this_host(&scenarios, &programs, filter);
+    let on_host = thread::scope(|scope| {
+        if with_vm {
+            // The scenarios mostly wait, and this takes as long as they do. Where it fails, it does so again for `vm`.
+            let sh = sh.clone();
+            scope.spawn(move || vm::compile_ahead(&sh));
+        }
+        on_this_host(&scenarios, &programs, filter)
+    });
     let on_host = on_host.and(if filter.is_none() { tell_the_truth(&answers) } else { Ok(()) });
     // Also after a failure: what the other kernel says about it is worth the minute.
     let in_vm = if with_vm { vm::vm(sh, &[], filter) } else { Ok(()) };

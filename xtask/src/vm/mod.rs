@@ -22,6 +22,7 @@ use xshell::Shell;
 pub(crate) use self::{
     initramfs::libraries,
     kernel::{are_there as kernels_are_there, fetch_all as fetch_kernels},
+    pack::compile_ahead,
     peers::{are_there as peers_are_there, fetch as fetch_peers, peers},
     shell::shell,
 };

@@ -64,6 +64,12 @@ pub(super) fn pack(sh: &Shell, contents: Contents, scratch: &Path, archive: &Pat
     guest.write(archive)
 }
 
+/// Compiles what the guests with another processor have, so that [`pack`] finds it compiled.
+pub(crate) fn compile_ahead(sh: &Shell) -> anyhow::Result<()> {
+    arm64::compile(sh)?;
+    arm64::scenarios(sh, subset::files()).map(drop)
+}
+
 fn system_of(sh: &Shell, arch: Arch) -> anyhow::Result<Initramfs> {
     match arch {
         Arch::Amd64 => system(sh),

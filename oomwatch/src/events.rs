@@ -33,6 +33,8 @@ use crate::{
 const LAST: usize = 10;
 /// When the journal is read again: by then the agent has taken this client in and written what it told before.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How often it is read for what comes before the first event that the agent sends.
+const TRIES: u32 = 10;
 
 /// Options of `events`.
 #[derive(Debug, Args)]
@@ -166,14 +168,33 @@ fn follow(client: Client, args: &EventsArgs, printer: &mut Printer, shown: &mut 
         std::thread::sleep(AGAIN);
         show_newer(state_dir, printer, shown)?;
     }
+    let mut is_first = true;
     for line in client {
         let line = line?;
-        if !shown.contains(&Head::of(line.as_bytes())) {
+        let head = Head::of(line.as_bytes());
+        if let (Some(seq), Some(state_dir)) = (head.seq, &args.state_dir.state_dir.0)
+            && std::mem::replace(&mut is_first, false)
+        {
+            show_before(seq, state_dir, printer, shown)?;
+        }
+        if !shown.contains(&head) {
             printer.print(line.as_bytes())?;
             printer.out.flush()?;
         }
     }
     bail!(ClientError::Closed)
+}
+
+/// What the agent told before it took this client in, however late that was.
+fn show_before(seq: u64, state_dir: &Path, printer: &mut Printer, shown: &mut Shown) -> anyhow::Result<()> {
+    for _ in 0..TRIES {
+        if shown.last.is_some_and(|(last, _)| last.saturating_add(1) >= seq) {
+            break;
+        }
+        std::thread::sleep(AGAIN / TRIES);
+        show_newer(state_dir, printer, shown)?;
+    }
+    Ok(())
 }
 
 /// What the journal has by now after what was shown of it.

@@ -278,6 +278,7 @@ mod tests {
             growth_bytes_per_second: None,
             time_to_limit: None,
             pressure: None,
+            is_near: false,
         }
     }
 

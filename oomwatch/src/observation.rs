@@ -220,6 +220,8 @@ pub struct Measurement {
     pub time_to_limit: Option<Duration>,
     /// Pressure stall information, where the kernel has it.
     pub pressure: Option<Pressure>,
+    /// It reached a line, and did not recover from it.
+    pub is_near: bool,
 }
 
 /// A workload's pressure passed its line.

@@ -44,6 +44,8 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 struct Entry {
     path: CgroupPath,
+    /// 0 where it was there before.
+    made_ns: u64,
     /// `None` until it was first looked at.
     known: Option<Known>,
     looks: usize,
@@ -88,21 +90,21 @@ impl Registry {
     /// A cgroup was made.
     pub(crate) fn made(&mut self, change: &CgroupChange) {
         if let Some(path) = &change.path {
-            self.insert(change.memcg, path.clone(), change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
+            self.insert(change.memcg, path.clone(), change.boot_ns, change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
         }
     }
 
     /// A cgroup was there when the agent began.
     pub(crate) fn found(&mut self, counters: &Counters) {
-        self.insert(counters.memcg, counters.path.clone(), counters.boot_ns);
+        self.insert(counters.memcg, counters.path.clone(), 0, counters.boot_ns);
     }
 
-    fn insert(&mut self, memcg: MemcgId, path: CgroupPath, look_ns: u64) {
+    fn insert(&mut self, memcg: MemcgId, path: CgroupPath, made_ns: u64, look_ns: u64) {
         // A scan finds those again that are known: they were looked at, or will be.
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
-            entry.insert(Entry { path: path.clone(), known: None, looks: 0, beginnings: 0, is_removed: false });
             self.due.insert((look_ns, memcg));
-            self.by_path.insert(path, memcg);
+            self.by_path.insert(path.clone(), memcg);
+            entry.insert(Entry { path, made_ns, known: None, looks: 0, beginnings: 0, is_removed: false });
         }
     }
 
@@ -142,7 +144,7 @@ impl Registry {
     /// A program began in a cgroup that its parent is not in; whether that made a look worth while.
     pub(crate) fn began(&mut self, memcg: MemcgId) -> bool {
         let Some(entry) = self.entries.get_mut(&memcg) else { return false };
-        if entry.is_removed || entry.is_final() || entry.beginnings >= LOOKS_AT_BEGINNINGS {
+        if entry.is_removed || entry.is_complete() || entry.beginnings >= LOOKS_AT_BEGINNINGS {
             return false;
         }
         entry.beginnings += 1;
@@ -163,6 +165,17 @@ impl Registry {
     /// Id of the cgroup at a path, the newest.
     pub(crate) fn id(&self, path: &CgroupPath) -> Option<MemcgId> {
         self.by_path.get(path).copied()
+    }
+
+    /// Id of the cgroup that was at a path then.
+    pub(crate) fn id_at(&self, path: &CgroupPath, boot_ns: u64) -> Option<MemcgId> {
+        let newest = self.id(path)?;
+        let was_there = |entry: &Entry| entry.made_ns <= boot_ns;
+        if self.entries.get(&newest).is_none_or(was_there) {
+            return Some(newest);
+        }
+        let before = self.entries.iter().filter(|(_, entry)| entry.path == *path && was_there(entry));
+        before.max_by_key(|(_, entry)| entry.made_ns).map(|(memcg, _)| *memcg)
     }
 
     /// Whether a cgroup was removed.
@@ -244,7 +257,7 @@ impl Registry {
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
             let known = Some(Known { workload: container.into_workload(), container_depth: Some(path.depth()) });
             let looks = LOOK_AFTER_NS.len();
-            entry.insert(Entry { path: path.clone(), known, looks, beginnings: 0, is_removed: true });
+            entry.insert(Entry { path: path.clone(), made_ns: 0, known, looks, beginnings: 0, is_removed: true });
             self.by_path.entry(path).or_insert(memcg);
             self.removed.push_back((now_ns, memcg));
         }
@@ -296,18 +309,22 @@ impl Registry {
         for _ in 0..LOOKS_AT_ONCE {
             let Some(&(due_ns, memcg)) = self.due.first().filter(|(due_ns, _)| *due_ns <= now_ns) else { break };
             self.due.remove(&(due_ns, memcg));
-            self.look_again(memcg, due_ns);
+            self.look_again(memcg, now_ns);
             looked.push(memcg);
         }
         looked
     }
 
-    fn look_again(&mut self, memcg: MemcgId, due_ns: u64) {
+    fn look_again(&mut self, memcg: MemcgId, now_ns: u64) {
         let Some(path) = self.path(memcg).cloned() else { return };
         let Some(entry) = self.look_at(memcg, &path) else { return };
+        // What a runtime has not written yet it may write all the same, and what it deleted is not there.
+        if entry.is_removed {
+            return;
+        }
         entry.looks += 1;
         if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
-            self.due.insert((due_ns.saturating_add(*after), memcg));
+            self.due.insert((now_ns.saturating_add(*after), memcg));
         }
     }
 
@@ -329,8 +346,11 @@ impl Registry {
 impl Entry {
     /// Another look would tell nothing new.
     fn is_final(&self) -> bool {
-        let complete = self.known.as_ref().is_some_and(|known| is_complete(&known.workload));
-        complete || self.looks >= LOOK_AFTER_NS.len()
+        self.is_complete() || self.looks >= LOOK_AFTER_NS.len()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| is_complete(&known.workload))
     }
 
     /// Keeps what tells more: the files of a container vanish with it.

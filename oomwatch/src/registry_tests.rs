@@ -79,7 +79,32 @@ fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
     assert_eq!(looks(&mut registry, 99), 0, "of no cgroup that is known");
     assert_eq!(registry.due.len(), 2, "and its other looks stay due");
     while !registry.tick(u64::MAX).is_empty() {}
-    assert_eq!(looks(&mut registry, 11), 0, "nothing more is to be learned");
+    assert_eq!(looks(&mut registry, 11), LOOKS_AT_BEGINNINGS, "a runtime may be late");
+}
+
+#[test]
+fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
+    let mut registry = registry(&[]);
+    let made = |id, boot_ns| CgroupChange { boot_ns, memcg: memcg(id), path: Some(CgroupPath::from_bytes(b"/a")) };
+    registry.made(&made(10, 1));
+    let now_ns = 10_000_000_000;
+    assert_eq!(registry.tick(now_ns), [memcg(10)]);
+    assert_eq!(registry.tick(now_ns), []);
+    assert_eq!(registry.next_deadline(), Some(now_ns + LOOK_AFTER_NS[1]));
+    assert!(!registry.entries[&memcg(10)].is_final());
+}
+
+#[test]
+fn a_cgroup_is_known_by_its_path_and_the_time() {
+    let mut registry = registry(&["/a"]);
+    let path = CgroupPath::from_bytes(b"/a");
+    let second = CgroupChange { boot_ns: 7, memcg: memcg(50), path: Some(path.clone()) };
+    registry.removed(&CgroupChange { boot_ns: 6, memcg: memcg(10), path: None });
+    registry.made(&second);
+    assert_eq!(registry.id(&path), Some(memcg(50)));
+    assert_eq!(registry.id_at(&path, 5), Some(memcg(10)));
+    assert_eq!(registry.id_at(&path, 7), Some(memcg(50)));
+    assert_eq!(registry.id_at(&CgroupPath::from_bytes(b"/b"), 7), None);
 }
 
 #[test]

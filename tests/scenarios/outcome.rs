@@ -1,6 +1,6 @@
 //! What became of a container after a kill in it: it lived on, or it ended, with the code that its runtime tells.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, thread, time::Duration};
 
 use support::{Agent, Cgroup, Container, Event, Events as _, Hog, Runtime, require};
 
@@ -52,6 +52,30 @@ fn ends(runtime: Runtime, before: &[&str], last: &[&str], code: u8) {
     let told: Vec<_> = outcomes.map(incident).collect();
     assert_eq!(told, kills.into_iter().map(incident).collect::<Vec<_>>(), "one for each kill: {events:#?}");
     assert_eq!(told.len(), 2, "{events:#?}");
+}
+
+/// The agent knows of the kill, and of the end only after it should have told what became of the container.
+#[test]
+fn a_container_that_ended_while_the_agent_stood_still_has_its_code() {
+    require!(Agent, Program("runc"));
+    let agent = Agent::start();
+    let mut container =
+        Container::start(Runtime::Runc, LIMIT_MIB, &[&CHILD[..], &["say=alive", "wait", "exit=3"]].concat());
+    container.go();
+    assert_eq!(container.line(), "killed=9");
+    assert_eq!(container.line(), "alive");
+    agent.wait_for("the kill", |event| {
+        event.kind() == "oom_kill" && event.text("/workload/container_id") == Some(container.id())
+    });
+    agent.pause();
+    container.go();
+    assert_eq!(container.wait().code(), Some(3));
+    thread::sleep(Duration::from_secs(3));
+    agent.resume();
+    let ended = agent.wait_for("the end of the container", of(&container));
+    assert_eq!(ended.flag("/container_survived"), Some(false), "{ended}");
+    assert_eq!(ended.number("/exit_code"), Some(3), "{ended}");
+    drop(agent.stop());
 }
 
 /// As any container, but started by hand. The agent stands still around what happens, so its order is the rings'.

@@ -232,10 +232,9 @@ impl Correlator {
         }
     }
 
-    /// What was crossed comes before what was measured, so who still has a warning of an earlier agent's is below the line
-    /// now, and is warned of anew.
+    /// Who is below the line now, and still has a warning of an earlier agent's, is warned of anew.
     fn measured(&mut self, measured: &[Measurement]) {
-        for measurement in measured {
+        for measurement in measured.iter().filter(|measurement| !measurement.is_near) {
             if !self.told.has_warnings() {
                 return;
             }

@@ -93,6 +93,7 @@ fn who_is_below_the_line_at_the_start_is_warned_of_anew() {
         growth_bytes_per_second: None,
         time_to_limit: None,
         pressure: None,
+        is_near: false,
     };
     assert!(observe(&mut next, Observation::Measured(vec![measured])).is_empty());
     assert_eq!(observe(&mut next, near(2 * SECOND, MemoryLine::Near)).len(), 1);

@@ -5,6 +5,7 @@ pub(crate) mod keep;
 mod living;
 mod notebook;
 mod outcome;
+mod patience;
 mod recollection;
 mod report;
 mod request;
@@ -75,6 +76,7 @@ pub(crate) struct Pipeline {
     scans: scans::Scans,
     cgroups: workloads::Cgroups,
     recollection: recollection::Recollection,
+    patience: patience::Patience,
 }
 
 impl Pipeline {
@@ -118,6 +120,7 @@ impl Pipeline {
             keeper: None,
             catching_up: false,
             scans: scans::Scans::default(),
+            patience: patience::Patience::default(),
         })
     }
 
@@ -207,8 +210,7 @@ impl Pipeline {
 
     fn next_deadline(&self) -> Option<u64> {
         let deadlines = [
-            self.correlator.next_deadline(),
-            self.outcomes.next_deadline(),
+            self.judge_at().map(|deadline_ns| self.patience.look_at(deadline_ns)),
             self.cgroups.next_deadline(),
             self.recollection.next_deadline(),
             self.registry.next_deadline(),
@@ -217,6 +219,11 @@ impl Pipeline {
             self.keep_deadline(),
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// When time alone says what happened.
+    fn judge_at(&self) -> Option<u64> {
+        [self.correlator.next_deadline(), self.outcomes.next_deadline()].into_iter().flatten().min()
     }
 
     fn observe(&mut self, mut observation: Observation) {
@@ -238,6 +245,7 @@ impl Pipeline {
             Observation::CaughtUp => self.caught_up(),
             Observation::Read(mark) => self.note_read(*mark),
             Observation::Exec(exec) => self.began(*exec),
+            Observation::SandboxStarting(sandbox) => self.cgroups.note_starting(sandbox),
             Observation::SandboxFound(sandbox) => self.sandbox_found(sandbox),
             Observation::SandboxGone(gone) => self.sandbox_gone(*gone),
             Observation::Measured(measured) => {
@@ -258,8 +266,9 @@ impl Pipeline {
 
     /// A cgroup that is gone by now may be one that was known.
     fn remember_cgroups(&self, kill: &mut LoggedKill) {
+        let boot_ns = kill.boot_ns;
         for memcg in kill.task_memcg.iter_mut().chain(&mut kill.oom_memcg) {
-            memcg.memcg = memcg.memcg.or_else(|| self.registry.id(&memcg.path));
+            memcg.memcg = memcg.memcg.or_else(|| self.registry.id_at(&memcg.path, boot_ns));
         }
     }
 
@@ -270,9 +279,11 @@ impl Pipeline {
 
     fn tick(&mut self) {
         let now_ns = clock::boot_ns();
-        let outputs = self.correlator.tick(now_ns);
-        self.take(outputs);
-        self.report_due_outcomes(now_ns);
+        if self.judge_at().is_some_and(|deadline_ns| self.patience.is_over(deadline_ns, now_ns)) {
+            let outputs = self.correlator.tick(now_ns);
+            self.take(outputs);
+            self.report_due_outcomes(now_ns);
+        }
         let looked = self.registry.tick(now_ns);
         self.cgroups_looked_at(&looked);
         self.scan_where_due(now_ns);

@@ -42,7 +42,7 @@ impl Pipeline {
         let of_victim = victim.path.clone().or_else(|| self.registry.path(victim.memcg).cloned())?;
         let path = of_victim.ancestor(container_depth)?;
         // By its path it could be taken for a successor that is there already.
-        let id = if path == of_victim { Some(victim.memcg) } else { self.registry.id(&path) };
+        let id = if path == of_victim { Some(victim.memcg) } else { self.registry.id_at(&path, kill.boot_ns) };
         let container = Container::Cgroup { path, id };
         Some(Awaited { incident_id, subject: Some(victim), container, killed_ns: kill.boot_ns })
     }

@@ -49,6 +49,7 @@ impl Pipeline {
     }
 
     pub(super) fn sandbox_found(&mut self, sandbox: &Sandbox) {
+        self.cgroups.starting.remove(&sandbox.key);
         let known = self.sandboxes.insert(sandbox.key, sandbox.clone());
         self.describe_sandbox(sandbox);
         if let Some((memcg, _)) = &sandbox.cgroup {
@@ -75,6 +76,7 @@ impl Pipeline {
     }
 
     pub(super) fn sandbox_gone(&mut self, gone: SandboxGone) {
+        self.cgroups.starting.remove(&gone.key);
         let Some(sandbox) = self.sandboxes.remove(&gone.key) else { return };
         self.inventory.ended(WorkloadKey::Sandbox(gone.key), gone.boot_ns);
         if self.config.workload_events {

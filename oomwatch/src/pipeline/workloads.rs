@@ -15,7 +15,7 @@ use crate::{
     correlate::{Finding, Subject},
     event::{Body, Confidence, MemoryPressure, Severity, Source, WorkloadStarted, WorkloadStopped},
     host::HostRoot,
-    observation::{Exec, Measurement, MemcgId, MemoryLimit, Pressure, Stalled, WorkloadKey},
+    observation::{Exec, Measurement, MemcgId, MemoryLimit, Pressure, Sandbox, SandboxKey, Stalled, WorkloadKey},
     registry::Standing,
     sources::cgroup::{self, Candidate, Change, Wanted},
     workload::Runtime,
@@ -44,6 +44,8 @@ pub(super) struct Cgroups {
     changes: Option<Sender<Change>>,
     waiting: VecDeque<Change>,
     try_again_ns: u64,
+    /// Cgroups of sandboxes that have not begun.
+    pub(super) starting: HashMap<SandboxKey, MemcgId>,
 }
 
 impl Cgroups {
@@ -68,6 +70,17 @@ impl Cgroups {
                 Err(TrySendError::Closed(_)) => return self.waiting.clear(),
             }
         }
+    }
+
+    /// A sandbox' cgroup is there before the sandbox has begun, and is no workload of its own.
+    pub(super) fn note_starting(&mut self, sandbox: &Sandbox) {
+        if let Some((memcg, _)) = &sandbox.cgroup {
+            self.starting.insert(sandbox.key, *memcg);
+        }
+    }
+
+    fn is_starting(&self, memcg: MemcgId) -> bool {
+        self.starting.values().any(|starting| *starting == memcg)
     }
 
     /// When something waits to be told.
@@ -195,7 +208,7 @@ impl Pipeline {
             let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| {
                 entry.last.is_some() || !matches!(entry.workload.runtime, Runtime::Unknown | Runtime::Process)
             });
-            if told.is_some_and(|told| !told.started) && is_settled {
+            if told.is_some_and(|told| !told.started) && is_settled && !self.cgroups.is_starting(memcg) {
                 let started = self.workload_started(memcg, measurement.limit, measurement.boot_ns);
                 if let Some(told) = self.cgroups.told.get_mut(&memcg) {
                     told.started = started;
@@ -302,7 +315,8 @@ impl Pipeline {
         let subject = finding.subject.as_ref()?;
         let path = subject.path.clone().or_else(|| self.registry.path(subject.memcg).cloned())?;
         let id_at = |depth: usize| {
-            if depth == path.depth() { Some(subject.memcg) } else { self.registry.id(&path.ancestor(depth)?) }
+            let above = || self.registry.id_at(&path.ancestor(depth)?, finding.boot_ns);
+            if depth == path.depth() { Some(subject.memcg) } else { above() }
         };
         let known = |memcg: &MemcgId| self.inventory.contains(WorkloadKey::Cgroup(*memcg));
         let with_id = |depth: usize| Some((id_at(depth)?, depth));

@@ -63,6 +63,7 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     ("gvisor_warnings", "a_threshold_that_is_lowered_while_the_agent_runs", SAME_EVERYWHERE),
     ("gvisor_warnings", "eight_readers_of_a_fifth_of_the_limit", "nine processes that read 80 MiB take too long here"),
     ("gvisor_warnings", "the_memory_files_alone_are_enough_where_they_are_asked_for", SAME_EVERYWHERE),
+    ("outcome", "a_container_that_ended_while_the_agent_stood_still_has_its_code", SAME_EVERYWHERE),
     ("cgroup_gone", "containers_of_crun_that_die_in_their_first_moment_have_their_ids", SAME_EVERYWHERE),
     ("restart", "a_container_that_was_killed_and_deleted_while_no_agent_ran_is_named", SAME_EVERYWHERE),
     (

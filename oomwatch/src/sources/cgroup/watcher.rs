@@ -73,7 +73,7 @@ struct Watched {
     looks: usize,
     look_again_ns: u64,
     looked_ns: u64,
-    /// It is measured: a container, or one with a limit of its own.
+    /// It is measured: a container, or one that has or had a limit of its own.
     wanted: bool,
     due_ns: u64,
 }
@@ -119,6 +119,7 @@ impl Watcher {
             watched.watch.set(wanted.settings);
             if begins {
                 watched.watch.tell_again();
+                watched.look_again_ns = now_ns;
             }
             watched.due_ns = now_ns;
         }
@@ -281,7 +282,8 @@ impl Watched {
             // One that cannot be read now is what it was.
             if let Some(own) = host.hierarchy.own_limit(host.root, &self.path)? {
                 let own = own.or_else(|| self.limit_of_pod(host));
-                self.wanted = self.is_container || own.is_some();
+                // One that has no limit any more is a workload still: a warning of it is over.
+                self.wanted |= self.is_container || own.is_some();
                 self.limit_bytes = own.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
             }
             let again_ns = if host.warn { LOOK_AGAIN_TO_WARN_NS } else { LOOK_AGAIN_NS };
@@ -369,6 +371,7 @@ impl Watched {
             growth_bytes_per_second,
             time_to_limit,
             pressure: self.stall.last(),
+            is_near: self.watch.is_told(),
         }
     }
 }

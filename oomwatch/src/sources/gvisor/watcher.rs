@@ -8,7 +8,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{
     discover::{Discovery, Sandbox, Stamp},
     finder::{Finder, Found},
-    limit::{CgroupReading, Limit},
+    limit::{CgroupReading, Limit, LimitSource},
     memory::{Choice, Meter, MeterError, ProcessKey},
     process::ProcessId,
     rpc::Address,
@@ -39,7 +39,7 @@ const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
 /// How often they are looked at in any case: of one container all that can change shows in the stamp,
 const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
-/// of a pod's others it does not, and some have no stamp.
+/// of a pod's others it does not, and some have no stamp. What could not be read whole is read again at the next look.
 const LOOK_ANYWAY_OF_POD_NS: u64 = 30_000_000_000;
 /// A reading that is due this soon is taken with the others, and from then on is due with them: to wake up costs more than
 /// to read. So there are no more than two turns in the usual interval.
@@ -228,6 +228,8 @@ impl Watcher {
         let pid = i32::try_from(id.pid).ok().and_then(Pid::from_raw);
         let pid = pid.filter(|_| self.shares_process_ids);
         let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Before the look: what is written meanwhile is looked at again.
+        let stamp = self.finder.discovery.stamp(&sandbox);
         let Some(details) = self.finder.discovery.look(&sandbox) else { return self.finder.discovery.forget(id) };
         self.finder.discovery.know_gofers(id, &details.gofers);
         let sandbox = Sandbox { details, ..sandbox };
@@ -243,7 +245,7 @@ impl Watcher {
             cgroup_limit_ns: now_ns,
             look_ns: now_ns,
             look_anyway_ns: now_ns,
-            stamp: self.finder.discovery.stamp(&sandbox),
+            stamp,
             end_is_told: pidfd.is_some(),
             measurable: true,
             sandbox,
@@ -299,8 +301,9 @@ impl Watcher {
     fn update(&mut self, id: ProcessId, details: Details, now_ns: u64) {
         let files = self.cgroup_files(&details);
         let Some(watched) = self.watched.get_mut(&id) else { return };
-        // Of a pod that could not be read whole, what was known is better.
-        if !details.incomplete {
+        // Of a pod that could not be read whole, what was known is better than a sum.
+        let is_cgroups = details.limit.is_some_and(|limit| limit.source == LimitSource::Cgroup);
+        if is_cgroups || !details.incomplete {
             watched.limit = details.limit;
         }
         let before = std::mem::replace(&mut watched.sandbox.details, details);
@@ -367,6 +370,7 @@ impl Watcher {
             growth_bytes_per_second,
             time_to_limit,
             pressure: watched.stall.last(),
+            is_near: watched.watch.is_told(),
         });
         if let Some(crossing) = crossing {
             let threshold_percent = self.wanted.settings.threshold_percent;
@@ -385,9 +389,14 @@ impl Watched {
     /// Its files were looked at.
     fn note_look(&mut self, now_ns: u64) {
         let details = &self.sandbox.details;
-        let is_simple = details.containers.len() <= 1 && !details.incomplete && self.stamp.is_some();
+        let is_simple = details.containers.len() <= 1 && self.stamp.is_some();
+        let anyway_ns = match (details.incomplete, is_simple) {
+            (true, _) => 0,
+            (false, true) => LOOK_ANYWAY_NS,
+            (false, false) => LOOK_ANYWAY_OF_POD_NS,
+        };
         self.look_ns = now_ns.saturating_add(LOOK_AGAIN_NS);
-        self.look_anyway_ns = now_ns.saturating_add(if is_simple { LOOK_ANYWAY_NS } else { LOOK_ANYWAY_OF_POD_NS });
+        self.look_anyway_ns = now_ns.saturating_add(anyway_ns);
     }
 
     fn watch_limit(&self) -> Option<watch::Limit> {

@@ -186,6 +186,11 @@ impl Watch {
         Due { wanted_ns, latest_ns }
     }
 
+    /// A line was reached and is not recovered from.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Growth of late, and the time to the limit at that growth.
     pub(crate) fn trend(&self) -> (Option<i64>, Option<Duration>) {
         let growth = self.growth.recent();

@@ -220,19 +220,12 @@ impl Outcomes {
         self.settle(&[key])
     }
 
-    /// Verdicts that are due. `is_populated` says whether a container's cgroup has processes.
-    pub(crate) fn due(
-        &mut self,
-        now_ns: u64,
-        is_populated: impl Fn(Option<MemcgId>, &CgroupPath) -> bool,
-    ) -> Vec<Verdict> {
+    /// Verdicts that are due. `lives` says whether a container has a process that is not on its way out.
+    pub(crate) fn due(&mut self, now_ns: u64, lives: impl Fn(&Container) -> bool) -> Vec<Verdict> {
         let due: Vec<_> = self.waiting.extract_if(.., |waiting| waiting.due_ns <= now_ns).collect();
         let mut verdicts = Vec::new();
         for mut waiting in due {
-            let survived = match &waiting.kill.container {
-                Container::Cgroup { path, id } => is_populated(*id, path),
-                Container::Sandbox { .. } => !waiting.gone,
-            };
+            let survived = !waiting.gone && lives(&waiting.kill.container);
             if !survived {
                 verdicts.extend(self.over(waiting));
                 continue;

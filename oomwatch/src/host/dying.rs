@@ -2,9 +2,12 @@
 //!
 //! Reads `/proc/<tid>/status` and `/proc/<tid>/cgroup`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use procfs::process::{Process, Status};
+use procfs::{
+    ProcError, ProcResult,
+    process::{Process, Status},
+};
 use rustix::fs::OFlags;
 
 use super::memory::MemoryHierarchy;
@@ -12,6 +15,13 @@ use crate::{
     cgroup_path::CgroupPath,
     observation::{LoggedKill, LoggedMemcg, MemcgId, Victim},
 };
+
+/// Processes of a cgroup, and threads of a process, that are looked at one by one; where there are more, one lives.
+const MOST_DYING: usize = 256;
+/// Flag of `/proc/<tid>/stat` (`include/linux/sched.h`).
+const PF_EXITING: u32 = 4;
+/// Among pending signals.
+const SIGKILL: u64 = 1 << 8;
 
 impl MemoryHierarchy {
     /// Completes a victim that the kernel named only by thread, from `/proc`: right or absent. A task on its way out
@@ -56,6 +66,39 @@ impl MemoryHierarchy {
         }
     }
 
+    /// Whether this very cgroup has a process, in itself or below, that is not on its way out: to free many gigabytes takes
+    /// seconds. What cannot be seen lives.
+    pub fn is_alive(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
+        if !self.is_populated(memcg, path) {
+            return false;
+        }
+        let mut pending = vec![path.clone()];
+        let mut seen = 0;
+        while let Some(path) = pending.pop() {
+            let Some(processes) = self.processes(&path) else { return true };
+            seen += processes.len();
+            if seen > MOST_DYING || processes.into_iter().any(|pid| !self.is_on_its_way_out(pid)) {
+                return true;
+            }
+            pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
+        }
+        false
+    }
+
+    /// Whether a process of the host is gone, or every thread of it will run no program any more.
+    pub fn is_on_its_way_out(&self, pid: u32) -> bool {
+        let tasks = self.folder_of(pid).and_then(Process::new_with_root).and_then(|process| process.tasks());
+        let tasks = match tasks {
+            Ok(tasks) => tasks,
+            Err(error) => return matches!(error, ProcError::NotFound(_)),
+        };
+        let mut are_dying = tasks.flatten().map(|task| {
+            task.stat().is_ok_and(|stat| stat.flags & PF_EXITING != 0)
+                || task.status().is_ok_and(|status| (status.sigpnd | status.shdpnd) & SIGKILL != 0)
+        });
+        are_dying.by_ref().take(MOST_DYING).all(|is_dying| is_dying) && are_dying.next().is_none()
+    }
+
     /// Id of the cgroup that is at a path now.
     pub fn id_of(&self, path: &CgroupPath) -> Option<MemcgId> {
         let folder = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY).ok()?;
@@ -64,8 +107,12 @@ impl MemoryHierarchy {
     }
 
     fn process(&self, tid: u32) -> Option<Process> {
-        let folder = self.root.join(&Path::new("/proc").join(tid.to_string())).ok()?;
-        Process::new_with_root(folder).ok()
+        self.folder_of(tid).and_then(Process::new_with_root).ok()
+    }
+
+    fn folder_of(&self, tid: u32) -> ProcResult<PathBuf> {
+        let folder = self.root.join(&Path::new("/proc").join(tid.to_string()));
+        folder.map_err(|error| ProcError::Other(error.to_string()))
     }
 
     fn group_of(&self, tid: u32, comm: &[u8]) -> Option<u32> {
@@ -90,4 +137,26 @@ fn in_namespace(status: &Status) -> (Option<u32>, Option<bool>) {
     let Some(ids) = &status.nstgid else { return (None, None) };
     let innermost = ids.get(1..).and_then(<[i32]>::last).and_then(|id| u32::try_from(*id).ok());
     (innermost, Some(innermost == Some(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread, time::Duration};
+
+    use super::*;
+    use crate::host::HostRoot;
+
+    #[test]
+    fn a_process_that_was_ended_and_one_that_is_gone_are_on_their_way_out() {
+        let hierarchy = MemoryHierarchy::find(&HostRoot::new("/")).unwrap().unwrap();
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        assert!(!hierarchy.is_on_its_way_out(child.id()));
+        assert!(!hierarchy.is_on_its_way_out(std::process::id()), "of several threads");
+        child.kill().unwrap();
+        while !hierarchy.is_on_its_way_out(child.id()) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(hierarchy.is_on_its_way_out(child.id()));
+    }
 }

@@ -198,6 +198,14 @@ impl MemoryHierarchy {
         std::str::from_utf8(line).ok()?.parse().ok()
     }
 
+    /// Processes of one cgroup; `None` where they cannot be told.
+    pub(super) fn processes(&self, path: &CgroupPath) -> Option<Vec<u32>> {
+        let text = self.root.read_bounded(&self.folder(path).join("cgroup.procs"), MAX_PROCESS_LIST).ok()?;
+        let lines = str::from_utf8(&text).ok()?.lines();
+        // 0 is a process of another namespace.
+        lines.map(|line| line.parse().ok().filter(|pid| *pid > 0)).collect()
+    }
+
     /// Where a cgroup's files are, seen from the root.
     pub(crate) fn folder(&self, path: &CgroupPath) -> PathBuf {
         let below = path.as_bytes().strip_prefix(b"/").unwrap_or_default();

@@ -56,9 +56,10 @@ impl Pipeline {
 
     pub(super) fn report_due_outcomes(&mut self, now_ns: u64) {
         let hierarchy = self.hierarchy.as_ref();
-        let verdicts = self
-            .outcomes
-            .due(now_ns, |memcg, path| hierarchy.is_some_and(|hierarchy| hierarchy.is_populated(memcg, path)));
+        let verdicts = self.outcomes.due(now_ns, |container| match container {
+            Container::Cgroup { path, id } => hierarchy.is_some_and(|all| all.is_alive(*id, path)),
+            Container::Sandbox { key, .. } => hierarchy.is_none_or(|all| !all.is_on_its_way_out(key.pid)),
+        });
         for verdict in verdicts {
             self.report_outcome(verdict);
         }

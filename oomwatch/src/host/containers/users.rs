@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::sync_channel,
+        mpsc::{Receiver, TryRecvError, sync_channel},
     },
     thread,
     time::Duration,
@@ -21,18 +21,41 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const SHARE: u64 = 50;
 /// and so much beyond it: hundreds of looks at once.
 const CREDIT_NS: u64 = 200_000_000;
-/// What a look costs that did not end in time: that user is left alone for ten minutes.
-const HANGS_NS: u64 = CREDIT_NS + 12_000_000_000;
 /// Threads that may hang.
 const MAX_HANGING: usize = 4;
 
 /// Who may be asked when.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
-    /// Time that was taken of late, and up to when it is paid off.
-    taken_ns: HashMap<u32, (u64, u64)>,
+    accounts: HashMap<u32, Account>,
     /// Threads under way.
     threads: Arc<AtomicUsize>,
+}
+
+/// What looking at one user's files took.
+#[derive(Debug, Default)]
+struct Account {
+    /// Time that was taken of late,
+    taken_ns: u64,
+    /// and up to when it is paid off.
+    paid_ns: u64,
+    /// A look that did not end in time; at its end it says how long it took.
+    hanging: Option<Receiver<u64>>,
+}
+
+impl Account {
+    /// Whether this user is asked now: not while a look hangs, nor before one that took long is paid off.
+    fn is_open(&mut self, now_ns: u64) -> bool {
+        self.taken_ns = self.taken_ns.saturating_sub(now_ns.saturating_sub(self.paid_ns) / SHARE);
+        self.paid_ns = now_ns;
+        match self.hanging.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return false,
+            Some(Ok(took_ns)) => self.taken_ns = self.taken_ns.saturating_add(took_ns),
+            Some(Err(TryRecvError::Disconnected)) | None => {}
+        }
+        self.hanging = None;
+        self.taken_ns <= CREDIT_NS
+    }
 }
 
 impl Users {
@@ -52,12 +75,12 @@ impl Users {
 
     fn ask<T: Send + 'static>(&mut self, user: u32, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let began_ns = clock::boot_ns();
-        let (taken_ns, paid_ns) = self.taken_ns.get(&user).copied().unwrap_or_default();
-        let taken_ns = taken_ns.saturating_sub(began_ns.saturating_sub(paid_ns) / SHARE);
-        if taken_ns > CREDIT_NS || self.threads.load(Ordering::Relaxed) >= MAX_HANGING {
+        let account = self.accounts.entry(user).or_insert_with(|| Account { paid_ns: began_ns, ..Account::default() });
+        if !account.is_open(began_ns) || self.threads.load(Ordering::Relaxed) >= MAX_HANGING {
             return None;
         }
         let (answer, answered) = sync_channel(1);
+        let (end, ended) = sync_channel(1);
         let threads = Arc::clone(&self.threads);
         threads.fetch_add(1, Ordering::Relaxed);
         let asks = thread::Builder::new().name("user".to_owned()).spawn(move || {
@@ -65,20 +88,23 @@ impl Users {
             threads.fetch_sub(1, Ordering::Relaxed);
             // The other side may have lost its patience.
             let _unheard: Result<(), _> = answer.try_send(answered);
+            let _unheard: Result<(), _> = end.try_send(clock::boot_ns().saturating_sub(began_ns));
         });
         if asks.is_err() {
             self.threads.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let answered = answered.recv_timeout(PATIENCE).ok();
-        let now_ns = clock::boot_ns();
-        let took_ns = if answered.is_some() {
-            now_ns.saturating_sub(began_ns)
+        if answered.is_some() {
+            let took_ns = clock::boot_ns().saturating_sub(began_ns);
+            account.taken_ns = account.taken_ns.saturating_add(took_ns);
         } else {
-            tracing::warn!(user, "the files of a user's containers do not answer: they are left alone for a while");
-            HANGS_NS
-        };
-        self.taken_ns.insert(user, (taken_ns.saturating_add(took_ns), began_ns));
+            tracing::warn!(
+                user,
+                "the files of a user's containers do not answer in time: they are left alone for a while"
+            );
+            account.hanging = Some(ended);
+        }
         answered
     }
 }
@@ -93,15 +119,23 @@ mod tests {
         for number in 0..50 {
             assert_eq!(users.ask(1, move || number), Some(number));
         }
-        let (_holds, gate) = sync_channel::<()>(0);
+        let (holds, gate) = sync_channel::<()>(0);
         assert_eq!(users.ask(2, move || gate.recv().is_ok()), None, "it hangs");
         assert_eq!(users.ask(2, || true), None, "left alone");
         assert_eq!(users.threads.load(Ordering::Relaxed), 1);
         assert_eq!(users.ask(1, || 8), Some(8), "another user is not held up");
-        users.taken_ns.insert(1, (CREDIT_NS + 1_000_000_000, clock::boot_ns()));
-        assert_eq!(users.ask(1, || 9), None, "who took too much waits");
-        users.taken_ns.insert(1, (CREDIT_NS + 1, clock::boot_ns().saturating_sub(2 * SHARE)));
-        assert_eq!(users.ask(1, || 9), Some(9), "until that is paid off");
+        drop(holds);
+        let is_open = |users: &mut Users| users.accounts.get_mut(&2).unwrap().is_open(clock::boot_ns());
+        while users.accounts[&2].hanging.is_some() {
+            assert!(!is_open(&mut users), "it took longer than it may");
+        }
+        let mut account = |taken_ns| {
+            let account = users.accounts.get_mut(&1).unwrap();
+            (account.taken_ns, account.paid_ns) = (taken_ns, 0);
+            account.is_open(SHARE)
+        };
+        assert!(!account(CREDIT_NS + 1_000_000_000), "who took too much waits");
+        assert!(account(CREDIT_NS + 1), "until that is paid off");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `argv`, `state` and `limit` read what runsc says, `discover` and `sandbox` check, `finder` looks at processes as they
 //! start and now and then, `memory` measures, `sources::watch` decides what a series of measurements means and when the
-//! next is due, `watcher` holds all sandboxes.
+//! next is due, `watcher` holds all sandboxes, `telling` says what of them is told.
 
 pub(crate) mod argv;
 pub(crate) mod discover;
@@ -15,6 +15,7 @@ pub(crate) mod process;
 mod rpc;
 pub(crate) mod sandbox;
 pub(crate) mod state;
+mod telling;
 mod watcher;
 
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};

@@ -13,6 +13,7 @@ use super::{
     process::ProcessId,
     rpc::Address,
     sandbox::Details,
+    telling::{self, address, crossed, describe, observed, say_found},
 };
 use crate::{
     clock,
@@ -22,15 +23,12 @@ use crate::{
         memory::MemoryHierarchy,
         system,
     },
-    observation::{
-        self, Measurement, MemoryCrossed, MemoryLimit, MemoryLine, Observation, SandboxGone, SandboxKey, WorkloadKey,
-    },
+    observation::{Measurement, MemoryCrossed, MemoryLine, Observation, SandboxGone, WorkloadKey},
     sources::{
         stall::{self, Stall},
-        watch::{self, Budget, Crossing, Due, Reading, Settings, Watch},
+        watch::{self, Budget, Due, Reading, Settings, Watch},
     },
     stats::Stats,
-    workload::{Runtime, Workload},
 };
 
 /// How often a sandbox is asked whether its files changed: limits do, and containers join a pod.
@@ -252,7 +250,7 @@ impl Watcher {
         };
         watched.note_look(now_ns);
         watched.meter.set_gofers(watched.sandbox.details.gofers.iter().copied().map(key).collect());
-        say_found(&watched, self.wanted.settings);
+        say_found(&watched.sandbox, self.wanted.settings);
         self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
         self.watched.insert(id, watched);
         if let Some(pidfd) = pidfd {
@@ -302,8 +300,9 @@ impl Watcher {
         let files = self.cgroup_files(&details);
         let Some(watched) = self.watched.get_mut(&id) else { return };
         // Of a pod that could not be read whole, what was known is better than a sum.
-        let is_cgroups = details.limit.is_some_and(|limit| limit.source == LimitSource::Cgroup);
-        if is_cgroups || !details.incomplete {
+        let of_cgroup = |limit: Option<Limit>| limit.is_some_and(|limit| limit.source == LimitSource::Cgroup);
+        let is_lifted = of_cgroup(watched.limit) && matches!(details.cgroup_reading, CgroupReading::Read { .. });
+        if !details.incomplete || of_cgroup(details.limit) || is_lifted {
             watched.limit = details.limit;
         }
         let before = std::mem::replace(&mut watched.sandbox.details, details);
@@ -365,7 +364,7 @@ impl Watcher {
             boot_ns: began_ns,
             usage_bytes: measured.usage_bytes,
             peak_bytes: watched.watch.peak_bytes(),
-            limit: watched.limit.map(self::limit),
+            limit: watched.limit.map(telling::limit),
             estimator: measured.estimator.name(),
             growth_bytes_per_second,
             time_to_limit,
@@ -431,81 +430,4 @@ fn is_admitted(budget: &mut Budget, due: Due, together_ns: u64, now_ns: u64) -> 
 
 fn key(id: ProcessId) -> ProcessKey {
     ProcessKey { pid: id.pid, start_ticks: id.start_ticks }
-}
-
-fn observed(id: ProcessId) -> SandboxKey {
-    SandboxKey { pid: id.pid, start_ticks: id.start_ticks }
-}
-
-fn limit(limit: Limit) -> MemoryLimit {
-    MemoryLimit { bytes: limit.bytes, source: limit.source.name(), enforced: limit.enforced }
-}
-
-fn crossed(
-    id: ProcessId,
-    crossing: &Crossing,
-    in_force: Option<Limit>,
-    threshold_percent: u8,
-    estimator: &'static str,
-) -> MemoryCrossed {
-    MemoryCrossed {
-        boot_ns: crossing.reading.boot_ns,
-        key: WorkloadKey::Sandbox(observed(id)),
-        line: crossing.kind.into(),
-        usage_bytes: crossing.reading.usage_bytes,
-        limit: in_force.map(limit),
-        threshold_percent,
-        estimator,
-        growth_bytes_per_second: crossing.growth_bytes_per_second,
-        time_to_limit: crossing.time_to_limit,
-        breakdown: None,
-    }
-}
-
-/// Where the sentry listens: what its state file says, or the name that it had before it said so.
-fn address(root: &HostRoot, sandbox: &Sandbox) -> Address {
-    let socket = sandbox.details.root().and_then(|state| root.join(state.control_socket.as_deref()?).ok());
-    socket.map_or_else(|| Address::Abstract(sandbox.args.sandbox_id.clone()), Address::Path)
-}
-
-/// What the files of a sandbox say of it. Names of the container come from its engine's files, by its id.
-fn describe(sandbox: &Sandbox, now_ns: u64) -> observation::Sandbox {
-    let root = sandbox.details.root();
-    let own = sandbox.details.own_cgroup();
-    let names = root.map(|state| &state.names);
-    let workload = Workload {
-        runtime: Runtime::Runsc,
-        engine: names.and_then(|names| names.engine),
-        container_id: Some(sandbox.args.sandbox_id.clone()),
-        container_name: names.and_then(|names| names.container_name.clone()),
-        sandbox_id: Some(sandbox.args.sandbox_id.clone()),
-        pod_uid: names.and_then(|names| names.pod_uid.clone()),
-        pod_name: root.and_then(|state| state.pod_name.clone()),
-        pod_namespace: root.and_then(|state| state.pod_namespace.clone()),
-        image: names.and_then(|names| names.image.clone()),
-        ..Workload::default()
-    };
-    observation::Sandbox {
-        key: observed(sandbox.sentry),
-        boot_ns: now_ns,
-        cgroup: own.map(|cgroup| (cgroup.memcg, cgroup.path.clone())),
-        gofers: sandbox.details.gofers.iter().map(|gofer| gofer.pid).collect(),
-        workload,
-        limit: sandbox.details.limit.map(limit),
-    }
-}
-
-/// The original system's words.
-fn say_found(watched: &Watched, settings: Settings) {
-    const MIB: u64 = 1 << 20;
-    let limit = watched.limit.map(|limit| limit.bytes);
-    let threshold = limit.map(|bytes| bytes / 100 * u64::from(settings.threshold_percent));
-    tracing::info!(
-        pid = watched.sandbox.sentry.pid,
-        memory_limit_mb = limit.map(|bytes| bytes / MIB),
-        threshold_mb = threshold.map(|bytes| bytes / MIB),
-        threshold_percent = settings.threshold_percent,
-        sandbox_id = watched.sandbox.args.sandbox_id,
-        "starting gVisor OOM watcher with memory monitoring"
-    );
 }

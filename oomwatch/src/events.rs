@@ -34,7 +34,7 @@ const LAST: usize = 10;
 /// When the journal is read again: by then the agent has taken this client in and written what it told before.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often it is read for what comes before the first event that the agent sends.
-const TRIES: u32 = 10;
+const TRIES: u32 = 3;
 
 /// Options of `events`.
 #[derive(Debug, Args)]
@@ -175,7 +175,7 @@ fn follow(client: Client, args: &EventsArgs, printer: &mut Printer, shown: &mut 
         if let (Some(seq), Some(state_dir)) = (head.seq, &args.state_dir.state_dir.0)
             && std::mem::replace(&mut is_first, false)
         {
-            show_before(seq, state_dir, printer, shown)?;
+            show_before(seq, &head, state_dir, printer, shown)?;
         }
         if !shown.contains(&head) {
             printer.print(line.as_bytes())?;
@@ -186,9 +186,16 @@ fn follow(client: Client, args: &EventsArgs, printer: &mut Printer, shown: &mut 
 }
 
 /// What the agent told before it took this client in, however late that was.
-fn show_before(seq: u64, state_dir: &Path, printer: &mut Printer, shown: &mut Shown) -> anyhow::Result<()> {
+fn show_before(
+    seq: u64,
+    first: &Head<'_>,
+    state_dir: &Path,
+    printer: &mut Printer,
+    shown: &mut Shown,
+) -> anyhow::Result<()> {
     for _ in 0..TRIES {
-        if shown.last.is_some_and(|(last, _)| last.saturating_add(1) >= seq) {
+        let is_next = shown.last.is_some_and(|(last, at)| last + 1 == seq && Some(at) <= first.timestamp);
+        if seq <= 1 || is_next || shown.contains(first) {
             break;
         }
         std::thread::sleep(AGAIN / TRIES);

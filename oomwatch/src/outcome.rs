@@ -20,6 +20,8 @@ use crate::{
 pub(crate) const VERDICT_AFTER_NS: u64 = 1_800_000_000;
 /// How long the exit code of a sandbox that is gone is waited for: two sources tell of the one end.
 const CODE_AFTER_NS: u64 = 300_000_000;
+/// The same where the verdict is due.
+const LAST_CODE_NS: u64 = 100_000_000;
 /// Verdicts awaited at once; in a storm beyond it, containers go without.
 const CAPACITY: usize = 4096;
 /// Incidents of one container that wait behind its first; beyond it the latest takes the place of the one before it.
@@ -225,14 +227,19 @@ impl Outcomes {
         let due: Vec<_> = self.waiting.extract_if(.., |waiting| waiting.due_ns <= now_ns).collect();
         let mut verdicts = Vec::new();
         for mut waiting in due {
-            let survived = !waiting.gone && lives(&waiting.kill.container);
-            if !survived {
+            let has_code = || waiting.kill.container.key().and_then(|key| self.ends.get(&key)?.exit).is_some();
+            if !waiting.gone && lives(&waiting.kill.container) {
+                self.waiting.extend(waiting.next());
+                if !waiting.is_told {
+                    let awaited = waiting.kill;
+                    verdicts.push(Verdict { awaited, survived: true, exit_code: None, ended_ns: None });
+                }
+            } else if waiting.gone || !self.sees_exit || has_code() {
                 verdicts.extend(self.over(waiting));
-                continue;
-            }
-            self.waiting.extend(waiting.next());
-            if !waiting.is_told {
-                verdicts.push(Verdict { awaited: waiting.kill, survived, exit_code: None, ended_ns: None });
+            } else {
+                // It may be told in a moment.
+                (waiting.gone, waiting.due_ns) = (true, now_ns.saturating_add(LAST_CODE_NS));
+                self.waiting.push(waiting);
             }
         }
         verdicts

@@ -40,7 +40,11 @@ fn outcomes() -> Outcomes {
 }
 
 fn due(outcomes: &mut Outcomes, now_ns: u64, populated: bool) -> Vec<Verdict> {
-    outcomes.due(now_ns, |container| populated || matches!(container, Container::Sandbox { .. }))
+    let lives = |container: &Container| populated || matches!(container, Container::Sandbox { .. });
+    let verdicts = outcomes.due(now_ns, lives);
+    // What is on its way out is waited for once more.
+    let later = if populated { Vec::new() } else { outcomes.due(now_ns.saturating_add(LAST_CODE_NS), lives) };
+    verdicts.into_iter().chain(later).collect()
 }
 
 #[test]
@@ -184,6 +188,19 @@ fn a_cgroup_without_processes_ended_with_the_code_of_its_init() {
     let verdicts = due(&mut outcomes, 2 * SECOND, false);
     let codes: Vec<_> = verdicts.iter().map(|verdict| (verdict.survived, verdict.exit_code)).collect();
     assert_eq!(codes, [(false, Some(3)), (false, None)]);
+}
+
+#[test]
+fn the_code_of_a_container_that_is_on_its_way_out_is_waited_for_a_moment() {
+    let mut outcomes = outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    outcomes.killed(kill("b", 2, 10));
+    assert_eq!(outcomes.due(2 * SECOND, |_| false), []);
+    assert_eq!(outcomes.next_deadline(), Some(2 * SECOND + LAST_CODE_NS));
+    let exit_ns = 2 * SECOND + 1;
+    assert_eq!(outcomes.exited(&[cgroup(1)], exit_ns, 137), [ended(kill("a", 1, 10), Some(137), exit_ns)]);
+    let told = outcomes.due(2 * SECOND + LAST_CODE_NS, |_| true);
+    assert_eq!(told.iter().map(|told| (told.survived, told.exit_code)).collect::<Vec<_>>(), [(false, None)]);
 }
 
 #[test]
@@ -363,8 +380,8 @@ proptest! {
         for (number, news) in all {
             verdicts.extend(story(number).hear(&mut outcomes, number, news));
         }
-        for _ in 0..2 {
-            verdicts.extend(outcomes.due(u64::MAX / 2, |container| match container {
+        for later_ns in [0, SECOND, 2 * SECOND] {
+            verdicts.extend(outcomes.due(u64::MAX / 2 + later_ns, |container| match container {
                 Container::Cgroup { id, .. } => !story(u32::try_from(id.unwrap().id).unwrap()).ended,
                 Container::Sandbox { .. } => true,
             }));

@@ -44,7 +44,7 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 struct Entry {
     path: CgroupPath,
-    /// 0 where it was there before.
+    /// 0 where it was there before, or is not known.
     made_ns: u64,
     /// `None` until it was first looked at.
     known: Option<Known>,
@@ -87,10 +87,11 @@ impl Registry {
         }
     }
 
-    /// A cgroup was made.
-    pub(crate) fn made(&mut self, change: &CgroupChange) {
+    /// A cgroup was made; `is_exact` where the kernel told so, and not one who found it later.
+    pub(crate) fn made(&mut self, change: &CgroupChange, is_exact: bool) {
         if let Some(path) = &change.path {
-            self.insert(change.memcg, path.clone(), change.boot_ns, change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
+            let made_ns = if is_exact { change.boot_ns } else { 0 };
+            self.insert(change.memcg, path.clone(), made_ns, change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
         }
     }
 
@@ -175,7 +176,7 @@ impl Registry {
             return Some(newest);
         }
         let before = self.entries.iter().filter(|(_, entry)| entry.path == *path && was_there(entry));
-        before.max_by_key(|(_, entry)| entry.made_ns).map(|(memcg, _)| *memcg)
+        before.max_by_key(|(_, entry)| entry.made_ns).map_or(Some(newest), |(memcg, _)| Some(*memcg))
     }
 
     /// Whether a cgroup was removed.

@@ -59,13 +59,19 @@ impl Correlator {
         self.kill_counters.read(counters);
         if let Some(counts) = &mut self.counts {
             counts.counted(counters);
-            if counts.next_deadline().is_some_and(|at| at <= counters.boot_ns) {
-                self.settle_counts(counters.boot_ns, out);
+            if counts.ask_at().is_some_and(|at| at <= counters.boot_ns) {
+                self.settle_seen_counts(counters.boot_ns, out);
             }
         }
     }
 
-    /// Tells what waited long enough.
+    /// Tells of what all sources were read.
+    pub(super) fn settle_seen_counts(&mut self, now_ns: u64, out: &mut Vec<Output>) {
+        let told = self.counts.as_mut().map(|counts| counts.seen_due(now_ns)).unwrap_or_default();
+        self.tell(told, out);
+    }
+
+    /// Tells what waited long enough, too.
     pub(super) fn settle_counts(&mut self, now_ns: u64, out: &mut Vec<Output>) {
         let told = self.counts.as_mut().map(|counts| counts.due(now_ns)).unwrap_or_default();
         self.tell(told, out);

@@ -270,7 +270,12 @@ impl<W> Counts<W> {
         }
     }
 
-    /// Tells what waited long enough.
+    /// Tells of what all sources were read.
+    pub(super) fn seen_due(&mut self, now_ns: u64) -> Vec<Told<W>> {
+        self.tell(now_ns, self.looks.seen_ns(now_ns).saturating_sub(self.grace()))
+    }
+
+    /// Tells what waited long enough, too.
     pub(super) fn due(&mut self, now_ns: u64) -> Vec<Told<W>> {
         self.tell(now_ns, self.looks.settled_ns(now_ns).saturating_sub(self.grace()))
     }
@@ -333,9 +338,14 @@ impl<W> Counts<W> {
         !self.waiting.is_empty() || !self.rising.is_empty()
     }
 
-    /// When [`Self::due`] or [`Self::wants_look`] has something next.
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        Some(self.looks.deadline(self.first_due()?))
+    /// When [`Self::seen_due`] or [`Self::wants_look`] has something next.
+    pub(super) fn ask_at(&self) -> Option<u64> {
+        self.looks.ask_at(self.first_due()?)
+    }
+
+    /// When [`Self::due`] has something next that these do not have.
+    pub(super) fn give_up_at(&self) -> Option<u64> {
+        self.looks.give_up_at(self.first_due()?)
     }
 
     /// When the first of what waits has waited for its grace.

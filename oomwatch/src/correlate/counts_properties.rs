@@ -115,7 +115,7 @@ fn play(kills: &[Kill], counting: Counting) -> Vec<Told<usize>> {
         loop {
             answers.sort_unstable();
             let answer = answers.first().copied().filter(|(when, _)| *when < at * MS);
-            let due = counts.next_deadline().filter(|due| *due <= at * MS);
+            let due = counts.ask_at().into_iter().chain(counts.give_up_at()).min().filter(|due| *due <= at * MS);
             match (answer, due) {
                 (Some((when, until_ns)), due) if due.is_none_or(|due| when <= due) => {
                     answers.remove(0);

@@ -45,21 +45,31 @@ impl Looks {
         Some(if self.counting.counters { Looker::Counters } else { Looker::Log })
     }
 
-    /// When there is something to be done for what is due then: to tell it, to ask, or to wait no longer.
-    pub(super) fn deadline(&self, due_ns: u64) -> u64 {
-        let is_seen = self.all_ns() >= due_ns;
-        if is_seen { due_ns } else { self.ask_ns(due_ns).unwrap_or(due_ns.saturating_add(SILENT_NS)) }
-    }
-
     /// When to ask; `None` where it is seen or asked for.
     fn ask_ns(&self, due_ns: u64) -> Option<u64> {
         let is_open = self.all_ns().max(self.asked_ns) < due_ns;
         is_open.then(|| due_ns.max(self.asked_ns.saturating_add(LOOK_EVERY_NS)))
     }
 
+    /// When there is something to be done that does not depend on how long nothing was heard: to tell what is due then, or to
+    /// ask.
+    pub(super) fn ask_at(&self, due_ns: u64) -> Option<u64> {
+        if self.all_ns() >= due_ns { Some(due_ns) } else { self.ask_ns(due_ns) }
+    }
+
+    /// When what is due then is waited for no longer; `None` where it need not be.
+    pub(super) fn give_up_at(&self, due_ns: u64) -> Option<u64> {
+        (self.all_ns() < due_ns).then(|| due_ns.saturating_add(SILENT_NS))
+    }
+
+    /// Up to where everything was read.
+    pub(super) fn seen_ns(&self, now_ns: u64) -> u64 {
+        self.all_ns().min(now_ns)
+    }
+
     /// Up to where everything was read, or was waited for long enough.
     pub(super) fn settled_ns(&self, now_ns: u64) -> u64 {
-        self.all_ns().max(now_ns.saturating_sub(SILENT_NS)).min(now_ns)
+        self.seen_ns(now_ns).max(now_ns.saturating_sub(SILENT_NS))
     }
 
     /// Up to where the log was read.

@@ -1,5 +1,5 @@
 //! Observations to findings: one for each thing that happened. Pure: time is a field of what enters, files are
-//! asked for by [`Output::Read`], deadlines are told by [`Correlator::next_deadline`].
+//! asked for by [`Output::Read`], deadlines are told by [`Correlator::ask_at`] and [`Correlator::judge_at`].
 
 mod cgroups;
 mod counted;
@@ -192,7 +192,7 @@ impl Correlator {
             Observation::Seen(seen) => {
                 let (Seen::Log(until_ns) | Seen::Counters(until_ns)) = seen;
                 out.extend(self.counts.as_mut().and_then(|counts| counts.seen(seen)).map(Output::Look));
-                self.settle_counts(until_ns, &mut out);
+                self.settle_seen_counts(until_ns, &mut out);
             }
             Observation::FutileReclaim(reclaim) => self.unkilled.futile_reclaim(reclaim),
             Observation::Counters(counters) => {
@@ -301,15 +301,23 @@ impl Correlator {
         self.accounts.compare(counters).into_iter().map(found).collect()
     }
 
+    /// Asks sources, and tells what needs no more of them.
+    pub fn ask(&mut self, now_ns: u64) -> Vec<Output> {
+        let mut out = Vec::new();
+        out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
+        self.settle_seen_counts(now_ns, &mut out);
+        out.extend(self.counts.as_mut().and_then(|counts| counts.wants_look(now_ns)).map(Output::Look));
+        out
+    }
+
     /// Lets time pass: ends what waited long enough.
     pub fn tick(&mut self, now_ns: u64) -> Vec<Output> {
-        let mut out = self.end_groups(now_ns);
+        let mut out = self.ask(now_ns);
+        out.extend(self.end_groups(now_ns));
         out.extend(self.unkilled.due(now_ns).into_iter().map(Output::Read));
-        out.extend(self.losses.tick(now_ns).map(|count| found(loss(Some(LostRecords::Cgroup), count))));
         let hits = self.unkilled.flush(now_ns);
         out.extend(hits.into_iter().filter_map(|hit| self.without_kill(hit)));
         self.settle_counts(now_ns, &mut out);
-        out.extend(self.counts.as_mut().and_then(|counts| counts.wants_look(now_ns)).map(Output::Look));
         out
     }
 
@@ -345,11 +353,16 @@ impl Correlator {
         out
     }
 
-    /// When [`Self::tick`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
-    pub fn next_deadline(&self) -> Option<u64> {
-        let counts = self.counts.as_ref().and_then(counts::Counts::next_deadline);
-        let (groups, losses) = (self.groups.next_deadline(), self.losses.next_deadline());
-        [groups, self.unkilled.next_deadline(), losses, counts].into_iter().flatten().min()
+    /// When [`Self::ask`] is next due, by `CLOCK_BOOTTIME` in nanoseconds.
+    pub fn ask_at(&self) -> Option<u64> {
+        let counts = self.counts.as_ref().and_then(counts::Counts::ask_at);
+        [self.losses.next_deadline(), counts].into_iter().flatten().min()
+    }
+
+    /// When [`Self::tick`] is next due for what only the time tells.
+    pub fn judge_at(&self) -> Option<u64> {
+        let counts = self.counts.as_ref().and_then(counts::Counts::give_up_at);
+        [self.groups.next_deadline(), self.unkilled.next_deadline(), counts].into_iter().flatten().min()
     }
 
     /// The kernel runs one OOM kill at a time (`oom_lock`), so its time names it within a boot.

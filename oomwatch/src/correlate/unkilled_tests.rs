@@ -1,7 +1,7 @@
 //! Limits hit without a kill, again and again.
 
 use super::{
-    tests::{EXACT, INFERRED, SECOND, correlator, counters, findings, futile, level, observe, run},
+    tests::{EXACT, INFERRED, SECOND, correlator, counters, findings, futile, level, next_deadline, observe, run},
     *,
 };
 use crate::observation::{CgroupChange, Run, RunEnded};
@@ -15,10 +15,10 @@ fn runs_without_a_kill_while_it_is_quiet_are_told_though_no_other_follows() {
     for step in 1..=3 {
         assert!(observe(&mut exact, ended(SECOND + step)).is_empty());
     }
-    assert_eq!(exact.next_deadline(), Some(11 * SECOND));
+    assert_eq!(next_deadline(&exact), Some(11 * SECOND));
     assert!(findings(exact.tick(10 * SECOND)).is_empty());
     assert_eq!(counts(&findings(exact.tick(11 * SECOND))), [Some(3)]);
-    assert_eq!(exact.next_deadline(), None);
+    assert_eq!(next_deadline(&exact), None);
     assert!(observe(&mut exact, ended(12 * SECOND)).is_empty(), "it is quiet again");
     assert_eq!(counts(&findings(exact.finish())), [Some(1)], "the end of the agent tells it");
     observe(&mut exact, ended(40 * SECOND));

@@ -2,12 +2,9 @@
 //!
 //! Reads `/proc/<tid>/status` and `/proc/<tid>/cgroup`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use procfs::{
-    ProcError, ProcResult,
-    process::{Process, Status},
-};
+use procfs::process::{Process, Status};
 use rustix::fs::OFlags;
 
 use super::memory::MemoryHierarchy;
@@ -16,7 +13,8 @@ use crate::{
     observation::{LoggedKill, LoggedMemcg, MemcgId, Victim},
 };
 
-/// Processes of a cgroup, and threads of a process, that are looked at one by one; where there are more, one lives.
+/// Cgroups and processes of a container, and threads of a process, that are looked at one by one; where there are more, one
+/// lives.
 const MOST_DYING: usize = 256;
 /// Flag of `/proc/<tid>/stat` (`include/linux/sched.h`).
 const PF_EXITING: u32 = 4;
@@ -73,11 +71,18 @@ impl MemoryHierarchy {
             return false;
         }
         let mut pending = vec![path.clone()];
-        let mut seen = 0;
+        let mut looked_at = 0;
         while let Some(path) = pending.pop() {
-            let Some(processes) = self.processes(&path) else { return true };
-            seen += processes.len();
-            if seen > MOST_DYING || processes.into_iter().any(|pid| !self.is_on_its_way_out(pid)) {
+            let Ok(processes) = self.processes(&path) else { return true };
+            let lives = |pid: &u32| self.is_on_its_way_out(*pid) != Some(true);
+            let left: Vec<u32> = processes.iter().copied().filter(lives).collect();
+            // One that ended meanwhile is listed no more.
+            let still = if left.is_empty() { Ok(Vec::new()) } else { self.processes(&path) };
+            if still.is_ok_and(|still| left.iter().any(|pid| still.contains(pid))) {
+                return true;
+            }
+            looked_at += 1 + processes.len();
+            if looked_at > MOST_DYING {
                 return true;
             }
             pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
@@ -85,18 +90,17 @@ impl MemoryHierarchy {
         false
     }
 
-    /// Whether a process of the host is gone, or every thread of it will run no program any more.
-    pub fn is_on_its_way_out(&self, pid: u32) -> bool {
-        let tasks = self.folder_of(pid).and_then(Process::new_with_root).and_then(|process| process.tasks());
-        let tasks = match tasks {
-            Ok(tasks) => tasks,
-            Err(error) => return matches!(error, ProcError::NotFound(_)),
-        };
+    /// Whether every thread of a process of the host will run no program any more; `None` where that cannot be seen, for it is
+    /// gone, or `/proc` hides it.
+    pub fn is_on_its_way_out(&self, pid: u32) -> Option<bool> {
+        let folder = self.root.join(&Path::new("/proc").join(pid.to_string())).ok()?;
+        let tasks = Process::new_with_root(folder).and_then(|process| process.tasks()).ok()?;
         let mut are_dying = tasks.flatten().map(|task| {
-            task.stat().is_ok_and(|stat| stat.flags & PF_EXITING != 0)
-                || task.status().is_ok_and(|status| (status.sigpnd | status.shdpnd) & SIGKILL != 0)
+            // One that ended meanwhile cannot be read.
+            task.stat().map_or(true, |stat| stat.flags & PF_EXITING != 0)
+                || task.status().map_or(true, |status| (status.sigpnd | status.shdpnd) & SIGKILL != 0)
         });
-        are_dying.by_ref().take(MOST_DYING).all(|is_dying| is_dying) && are_dying.next().is_none()
+        Some(are_dying.by_ref().take(MOST_DYING).all(|is_dying| is_dying) && are_dying.next().is_none())
     }
 
     /// Id of the cgroup that is at a path now.
@@ -107,12 +111,8 @@ impl MemoryHierarchy {
     }
 
     fn process(&self, tid: u32) -> Option<Process> {
-        self.folder_of(tid).and_then(Process::new_with_root).ok()
-    }
-
-    fn folder_of(&self, tid: u32) -> ProcResult<PathBuf> {
-        let folder = self.root.join(&Path::new("/proc").join(tid.to_string()));
-        folder.map_err(|error| ProcError::Other(error.to_string()))
+        let folder = self.root.join(&Path::new("/proc").join(tid.to_string())).ok()?;
+        Process::new_with_root(folder).ok()
     }
 
     fn group_of(&self, tid: u32, comm: &[u8]) -> Option<u32> {
@@ -147,16 +147,17 @@ mod tests {
     use crate::host::HostRoot;
 
     #[test]
-    fn a_process_that_was_ended_and_one_that_is_gone_are_on_their_way_out() {
+    fn a_process_that_was_ended_is_on_its_way_out_and_one_that_is_gone_cannot_be_seen() {
         let hierarchy = MemoryHierarchy::find(&HostRoot::new("/")).unwrap().unwrap();
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        assert!(!hierarchy.is_on_its_way_out(child.id()));
-        assert!(!hierarchy.is_on_its_way_out(std::process::id()), "of several threads");
+        assert_eq!(hierarchy.is_on_its_way_out(child.id()), Some(false));
+        assert_eq!(hierarchy.is_on_its_way_out(std::process::id()), Some(false), "of several threads");
         child.kill().unwrap();
-        while !hierarchy.is_on_its_way_out(child.id()) {
+        while hierarchy.is_on_its_way_out(child.id()) == Some(false) {
             thread::sleep(Duration::from_millis(1));
         }
+        assert_eq!(hierarchy.is_on_its_way_out(child.id()), Some(true));
         child.wait().unwrap();
-        assert!(hierarchy.is_on_its_way_out(child.id()));
+        assert_eq!(hierarchy.is_on_its_way_out(child.id()), None);
     }
 }

@@ -198,12 +198,17 @@ impl MemoryHierarchy {
         std::str::from_utf8(line).ok()?.parse().ok()
     }
 
-    /// Processes of one cgroup; `None` where they cannot be told.
-    pub(super) fn processes(&self, path: &CgroupPath) -> Option<Vec<u32>> {
-        let text = self.root.read_bounded(&self.folder(path).join("cgroup.procs"), MAX_PROCESS_LIST).ok()?;
-        let lines = str::from_utf8(&text).ok()?.lines();
+    /// Processes of one cgroup, none of one that is gone.
+    pub(super) fn processes(&self, path: &CgroupPath) -> Result<Vec<u32>, HostError> {
+        let file = self.folder(path).join("cgroup.procs");
+        let text = match self.root.read_bounded(&file, MAX_PROCESS_LIST) {
+            Err(HostError::Gone { .. }) => return Ok(Vec::new()),
+            text => text?,
+        };
+        let lines = String::from_utf8_lossy(&text);
         // 0 is a process of another namespace.
-        lines.map(|line| line.parse().ok().filter(|pid| *pid > 0)).collect()
+        let pids = lines.lines().map(|line| line.parse().ok().filter(|pid| *pid > 0));
+        pids.collect::<Option<_>>().ok_or_else(|| HostError::format(&file, "not a list of processes"))
     }
 
     /// Where a cgroup's files are, seen from the root.

@@ -184,6 +184,7 @@ impl Pipeline {
         }
         let last = self.correlator.finish();
         self.take(last);
+        self.report_due_outcomes(clock::boot_ns());
     }
 
     /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
@@ -210,6 +211,7 @@ impl Pipeline {
 
     fn next_deadline(&self) -> Option<u64> {
         let deadlines = [
+            self.correlator.ask_at(),
             self.judge_at().map(|deadline_ns| self.patience.look_at(deadline_ns)),
             self.cgroups.next_deadline(),
             self.recollection.next_deadline(),
@@ -223,7 +225,7 @@ impl Pipeline {
 
     /// When time alone says what happened.
     fn judge_at(&self) -> Option<u64> {
-        [self.correlator.next_deadline(), self.outcomes.next_deadline()].into_iter().flatten().min()
+        [self.correlator.judge_at(), self.outcomes.next_deadline()].into_iter().flatten().min()
     }
 
     fn observe(&mut self, mut observation: Observation) {
@@ -231,7 +233,7 @@ impl Pipeline {
             self.remember_cgroups(kill);
         }
         match &observation {
-            Observation::CgroupMade(change) => self.registry.made(change),
+            Observation::CgroupMade(change) => self.registry.made(change, self.has_rings),
             Observation::CgroupRemoved(change) => {
                 self.registry.removed(change);
                 self.cgroup_gone(change.memcg, change.boot_ns);
@@ -279,6 +281,8 @@ impl Pipeline {
 
     fn tick(&mut self) {
         let now_ns = clock::boot_ns();
+        let outputs = self.correlator.ask(now_ns);
+        self.take(outputs);
         if self.judge_at().is_some_and(|deadline_ns| self.patience.is_over(deadline_ns, now_ns)) {
             let outputs = self.correlator.tick(now_ns);
             self.take(outputs);

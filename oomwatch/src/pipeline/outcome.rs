@@ -58,7 +58,7 @@ impl Pipeline {
         let hierarchy = self.hierarchy.as_ref();
         let verdicts = self.outcomes.due(now_ns, |container| match container {
             Container::Cgroup { path, id } => hierarchy.is_some_and(|all| all.is_alive(*id, path)),
-            Container::Sandbox { key, .. } => hierarchy.is_none_or(|all| !all.is_on_its_way_out(key.pid)),
+            Container::Sandbox { key, .. } => hierarchy.and_then(|all| all.is_on_its_way_out(key.pid)) != Some(true),
         });
         for verdict in verdicts {
             self.report_outcome(verdict);

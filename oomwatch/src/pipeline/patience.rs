@@ -6,7 +6,7 @@ const LATE_NS: u64 = 100_000_000;
 /// What they get then.
 const GRACE_NS: u64 = 300_000_000;
 /// As often in a row: on a host where nothing is ever in time, something is to be told after all.
-const MOST: u8 = 4;
+const MOST: u8 = 2;
 
 /// Waits a little longer where that is due.
 #[derive(Debug, Default)]

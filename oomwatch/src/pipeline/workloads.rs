@@ -28,6 +28,9 @@ const TRY_AGAIN_NS: u64 = 20_000_000;
 /// Changes that wait; beyond it the oldest are lost, and with them figures of `ps`.
 const MAX_WAITING: usize = 100_000;
 
+/// A sandbox is starting for so long after that was said; it is said again more often.
+const STARTING_NS: u64 = 60_000_000_000;
+
 /// One cgroup under measurement.
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -44,8 +47,8 @@ pub(super) struct Cgroups {
     changes: Option<Sender<Change>>,
     waiting: VecDeque<Change>,
     try_again_ns: u64,
-    /// Cgroups of sandboxes that have not begun.
-    pub(super) starting: HashMap<SandboxKey, MemcgId>,
+    /// Cgroups of sandboxes that have not begun, and when that was said last.
+    pub(super) starting: HashMap<SandboxKey, (MemcgId, u64)>,
 }
 
 impl Cgroups {
@@ -74,13 +77,16 @@ impl Cgroups {
 
     /// A sandbox' cgroup is there before the sandbox has begun, and is no workload of its own.
     pub(super) fn note_starting(&mut self, sandbox: &Sandbox) {
+        let now_ns = sandbox.boot_ns;
+        self.starting.retain(|_, (_, said_ns)| now_ns.saturating_sub(*said_ns) < STARTING_NS);
         if let Some((memcg, _)) = &sandbox.cgroup {
-            self.starting.insert(sandbox.key, *memcg);
+            self.starting.insert(sandbox.key, (*memcg, now_ns));
         }
     }
 
-    fn is_starting(&self, memcg: MemcgId) -> bool {
-        self.starting.values().any(|starting| *starting == memcg)
+    fn is_starting(&self, memcg: MemcgId, now_ns: u64) -> bool {
+        let is_it = |(of, said_ns): &(MemcgId, u64)| *of == memcg && now_ns.saturating_sub(*said_ns) < STARTING_NS;
+        self.starting.values().any(is_it)
     }
 
     /// When something waits to be told.
@@ -208,7 +214,8 @@ impl Pipeline {
             let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| {
                 entry.last.is_some() || !matches!(entry.workload.runtime, Runtime::Unknown | Runtime::Process)
             });
-            if told.is_some_and(|told| !told.started) && is_settled && !self.cgroups.is_starting(memcg) {
+            let is_told = told.is_none_or(|told| told.started) || !self.config.workload_events;
+            if !is_told && is_settled && !self.cgroups.is_starting(memcg, measurement.boot_ns) {
                 let started = self.workload_started(memcg, measurement.limit, measurement.boot_ns);
                 if let Some(told) = self.cgroups.told.get_mut(&memcg) {
                     told.started = started;

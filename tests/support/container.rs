@@ -15,9 +15,10 @@ use crate::{
     Cgroup, Rootfs,
     cgroup::{hierarchies, host_swaps, memory_hierarchy},
     dialog::Dialog,
-    program::{run, succeed},
+    program::run,
     rootfs::HOG,
     unique_name,
+    wait::{PROCESS_TIMEOUT, wait_for},
 };
 
 /// A runtime with runc's command line.
@@ -79,7 +80,9 @@ impl Container {
         let (around, cgroup) = (around.to_owned(), Cgroup::of_nobody(&id));
         let mut container = Self { runtime, init: 0, around, cgroup, id, dialog, rootfs };
         assert_eq!(container.line(), "ready");
-        container.init = container.state()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+        // crun writes its state at the same time.
+        let pid = || container.state_now()?["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        container.init = wait_for("the runtime's state of the container", PROCESS_TIMEOUT, pid);
         container.cgroup = Cgroup::of_somebody(cgroup_of(container.init), limit_mib.unwrap_or_default() << 20);
         container
     }
@@ -121,8 +124,16 @@ impl Container {
 
     /// What the runtime says of it.
     pub fn state(&self) -> Value {
-        let text = succeed(&mut self.runtime.command(&["state", &self.id]));
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("the state {text}: {error}"))
+        self.state_now().expect("the runtime's state of the container")
+    }
+
+    fn state_now(&self) -> Option<Value> {
+        let finished = run(&mut self.runtime.command(&["state", &self.id]));
+        if finished.code != Some(0) {
+            return None;
+        }
+        let text = finished.stdout;
+        Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("the state {text}: {error}")))
     }
 
     /// Waits until the runtime, too, is done with it: cgroup and state are gone.

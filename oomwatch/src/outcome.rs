@@ -227,20 +227,34 @@ impl Outcomes {
         let due: Vec<_> = self.waiting.extract_if(.., |waiting| waiting.due_ns <= now_ns).collect();
         let mut verdicts = Vec::new();
         for mut waiting in due {
-            let has_code = || waiting.kill.container.key().and_then(|key| self.ends.get(&key)?.exit).is_some();
+            let end = waiting.kill.container.key().and_then(|key| self.ends.get(&key));
+            let has_code = end.is_some_and(|end| end.exit.is_some() && end.of(&waiting.kill).is_some());
             if !waiting.gone && lives(&waiting.kill.container) {
                 self.waiting.extend(waiting.next());
                 if !waiting.is_told {
                     let awaited = waiting.kill;
                     verdicts.push(Verdict { awaited, survived: true, exit_code: None, ended_ns: None });
                 }
-            } else if waiting.gone || !self.sees_exit || has_code() {
+            } else if waiting.gone || !self.sees_exit || has_code {
                 verdicts.extend(self.over(waiting));
             } else {
                 // It may be told in a moment.
                 (waiting.gone, waiting.due_ns) = (true, now_ns.saturating_add(LAST_CODE_NS));
                 self.waiting.push(waiting);
             }
+        }
+        verdicts
+    }
+
+    /// Verdicts that are overdue, and those that only wait for a code: nothing more will be heard.
+    pub(crate) fn finish(&mut self, now_ns: u64, lives: impl Fn(&Container) -> bool) -> Vec<Verdict> {
+        self.sees_exit = false;
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.gone) {
+            waiting.due_ns = now_ns;
+        }
+        let mut verdicts = Vec::new();
+        while self.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
+            verdicts.extend(self.due(now_ns, &lives));
         }
         verdicts
     }

@@ -204,6 +204,25 @@ fn the_code_of_a_container_that_is_on_its_way_out_is_waited_for_a_moment() {
 }
 
 #[test]
+fn at_the_end_nothing_that_is_overdue_is_left_untold() {
+    let mut outcomes = outcomes();
+    for (incident_id, container) in [("a", 1), ("b", 1), ("c", 2)] {
+        outcomes.killed(kill(incident_id, container, 10));
+    }
+    let lives = |container: &Container| matches!(container, Container::Cgroup { id: Some(id), .. } if *id == memcg(2));
+    let mut told = outcomes.finish(3 * SECOND, lives);
+    told.sort_by_key(|told| told.awaited.incident_id.clone());
+    assert_eq!(told.iter().map(|told| told.survived).collect::<Vec<_>>(), [false, false, true]);
+
+    let mut outcomes = self::outcomes();
+    outcomes.killed(kill("a", 1, 10));
+    assert_eq!(outcomes.due(2 * SECOND, |_| false), []);
+    outcomes.killed(kill("b", 2, 2 * SECOND));
+    let told = outcomes.finish(2 * SECOND + 1, |_| true);
+    assert_eq!(told.iter().map(|told| told.survived).collect::<Vec<_>>(), [false], "the other may yet end");
+}
+
+#[test]
 fn an_init_that_gives_up_after_the_verdict_had_survived() {
     let mut outcomes = outcomes();
     outcomes.killed(kill("a", 1, 10));

@@ -72,10 +72,12 @@ pub(crate) struct Registry {
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
     users: containers::Users,
+    /// The kernel tells when a cgroup is made; else that is noticed later.
+    sees_births: bool,
 }
 
 impl Registry {
-    pub(crate) fn new(root: HostRoot, hierarchy: Option<MemoryHierarchy>) -> Self {
+    pub(crate) fn new(root: HostRoot, hierarchy: Option<MemoryHierarchy>, sees_births: bool) -> Self {
         Self {
             root,
             hierarchy,
@@ -84,13 +86,14 @@ impl Registry {
             due: BTreeSet::new(),
             removed: VecDeque::new(),
             users: containers::Users::default(),
+            sees_births,
         }
     }
 
-    /// A cgroup was made; `is_exact` where the kernel told so, and not one who found it later.
-    pub(crate) fn made(&mut self, change: &CgroupChange, is_exact: bool) {
+    /// A cgroup was made.
+    pub(crate) fn made(&mut self, change: &CgroupChange) {
         if let Some(path) = &change.path {
-            let made_ns = if is_exact { change.boot_ns } else { 0 };
+            let made_ns = if self.sees_births { change.boot_ns } else { 0 };
             self.insert(change.memcg, path.clone(), made_ns, change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
         }
     }

@@ -7,10 +7,10 @@ fn memcg(id: u64) -> MemcgId {
 }
 
 fn registry(paths: &[&str]) -> Registry {
-    let mut registry = Registry::new(HostRoot::new("/nowhere"), None);
+    let mut registry = Registry::new(HostRoot::new("/nowhere"), None, true);
     for (id, path) in (10..).zip(paths) {
         let path = Some(CgroupPath::from_bytes(path.as_bytes()));
-        registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(id), path }, true);
+        registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(id), path });
     }
     registry
 }
@@ -86,7 +86,7 @@ fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
 fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
     let mut registry = registry(&[]);
     let made = |id, boot_ns| CgroupChange { boot_ns, memcg: memcg(id), path: Some(CgroupPath::from_bytes(b"/a")) };
-    registry.made(&made(10, 1), true);
+    registry.made(&made(10, 1));
     let now_ns = 10_000_000_000;
     assert_eq!(registry.tick(now_ns), [memcg(10)]);
     assert_eq!(registry.tick(now_ns), []);
@@ -100,7 +100,7 @@ fn a_cgroup_is_known_by_its_path_and_the_time() {
     let path = CgroupPath::from_bytes(b"/a");
     let second = CgroupChange { boot_ns: 7, memcg: memcg(50), path: Some(path.clone()) };
     registry.removed(&CgroupChange { boot_ns: 6, memcg: memcg(10), path: None });
-    registry.made(&second, true);
+    registry.made(&second);
     assert_eq!(registry.id(&path), Some(memcg(50)));
     assert_eq!(registry.id_at(&path, 5), Some(memcg(10)));
     assert_eq!(registry.id_at(&path, 7), Some(memcg(50)));

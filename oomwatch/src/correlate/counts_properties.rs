@@ -120,10 +120,10 @@ fn play(kills: &[Kill], counting: Counting) -> Vec<Told<usize>> {
                 (Some((when, until_ns)), due) if due.is_none_or(|due| when <= due) => {
                     answers.remove(0);
                     assert_eq!(counts.seen(Seen::Log(until_ns)), None);
-                    told.extend(counts.due(until_ns));
+                    told.extend(counts.seen_due(until_ns));
                 }
                 (_, Some(due)) => {
-                    told.extend(counts.due(due));
+                    told.extend(if counts.ask_at() == Some(due) { counts.seen_due(due) } else { counts.due(due) });
                     if counts.wants_look(due).is_some() {
                         (0..CGROUPS).for_each(|cgroup| counts.counted(&reading(cgroup, due)));
                         assert_eq!(counts.seen(Seen::Counters(due)).is_some(), counting.log);

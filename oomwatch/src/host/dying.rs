@@ -1,13 +1,13 @@
 //! Tasks on their way out, which the kernel named by thread only: what `/proc` still says of them, right or absent.
 //!
-//! Reads `/proc/<tid>/status` and `/proc/<tid>/cgroup`.
+//! Reads `/proc/<tid>/status`, `/proc/<tid>/cgroup` and `/proc/<pid>/task/<tid>/stat`.
 
 use std::path::Path;
 
 use procfs::process::{Process, Status};
 use rustix::fs::OFlags;
 
-use super::memory::MemoryHierarchy;
+use super::{HostError, memory::MemoryHierarchy};
 use crate::{
     cgroup_path::CgroupPath,
     observation::{LoggedKill, LoggedMemcg, MemcgId, Victim},
@@ -20,6 +20,8 @@ const MOST_DYING: usize = 256;
 const PF_EXITING: u32 = 4;
 /// Among pending signals.
 const SIGKILL: u64 = 1 << 8;
+/// Largest file read, bytes.
+const MAX_FILE: usize = 1 << 14;
 
 impl MemoryHierarchy {
     /// Completes a victim that the kernel named only by thread, from `/proc`: right or absent. A task on its way out
@@ -67,22 +69,16 @@ impl MemoryHierarchy {
     /// Whether this very cgroup has a process, in itself or below, that is not on its way out: to free many gigabytes takes
     /// seconds. What cannot be seen lives.
     pub fn is_alive(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
-        if !self.is_populated(memcg, path) {
+        // Cgroup v1 says so of no cgroup but by its list of processes.
+        if !self.is_there(memcg, path) || self.version != 1 && !self.says_populated(path) {
             return false;
         }
         let mut pending = vec![path.clone()];
         let mut looked_at = 0;
         while let Some(path) = pending.pop() {
             let Ok(processes) = self.processes(&path) else { return true };
-            let lives = |pid: &u32| self.is_on_its_way_out(*pid) != Some(true);
-            let left: Vec<u32> = processes.iter().copied().filter(lives).collect();
-            // One that ended meanwhile is listed no more.
-            let still = if left.is_empty() { Ok(Vec::new()) } else { self.processes(&path) };
-            if still.is_ok_and(|still| left.iter().any(|pid| still.contains(pid))) {
-                return true;
-            }
             looked_at += 1 + processes.len();
-            if looked_at > MOST_DYING {
+            if looked_at > MOST_DYING || self.any_lives(&path, &processes) {
                 return true;
             }
             pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
@@ -90,17 +86,35 @@ impl MemoryHierarchy {
         false
     }
 
+    fn any_lives(&self, path: &CgroupPath, processes: &[u32]) -> bool {
+        let mut unseen = Vec::new();
+        for pid in processes {
+            match self.is_on_its_way_out(*pid) {
+                Some(true) => {}
+                Some(false) => return true,
+                None => unseen.push(pid),
+            }
+        }
+        // One that ended meanwhile is listed no more.
+        let is_listed = |still: Vec<u32>| unseen.iter().any(|pid| still.contains(pid));
+        !unseen.is_empty() && self.processes(path).map_or(true, is_listed)
+    }
+
     /// Whether every thread of a process of the host will run no program any more; `None` where that cannot be seen, for it is
     /// gone, or `/proc` hides it.
     pub fn is_on_its_way_out(&self, pid: u32) -> Option<bool> {
-        let folder = self.root.join(&Path::new("/proc").join(pid.to_string())).ok()?;
-        let tasks = Process::new_with_root(folder).and_then(|process| process.tasks()).ok()?;
-        let mut are_dying = tasks.flatten().map(|task| {
-            // One that ended meanwhile cannot be read.
-            task.stat().map_or(true, |stat| stat.flags & PF_EXITING != 0)
-                || task.status().map_or(true, |status| (status.sigpnd | status.shdpnd) & SIGKILL != 0)
-        });
-        Some(are_dying.by_ref().take(MOST_DYING).all(|is_dying| is_dying) && are_dying.next().is_none())
+        let tasks = Path::new("/proc").join(pid.to_string()).join("task");
+        let listing = self.root.list(&tasks, MOST_DYING).ok().filter(|listing| !listing.names.is_empty())?;
+        Some(listing.complete && listing.names.iter().all(|task| self.is_thread_dying(&tasks.join(task))))
+    }
+
+    fn is_thread_dying(&self, folder: &Path) -> bool {
+        let says = |name: &str, says_so: fn(&[u8]) -> bool| match self.root.read_bounded(&folder.join(name), MAX_FILE) {
+            Ok(text) => says_so(&text),
+            // It ended meanwhile.
+            Err(error) => matches!(error, HostError::Gone { .. }),
+        };
+        says("stat", is_exiting) || says("status", is_killed)
     }
 
     /// Id of the cgroup that is at a path now.
@@ -132,6 +146,23 @@ impl MemoryHierarchy {
     }
 }
 
+/// By the flags in `/proc/<tid>/stat`, the seventh field after the name, which may hold anything.
+fn is_exiting(stat: &[u8]) -> bool {
+    let after = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    let flags = str::from_utf8(after).ok().and_then(|text| text.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// By the pending signals in `/proc/<tid>/status`.
+fn is_killed(status: &[u8]) -> bool {
+    let mut lines = status.split(|byte| *byte == b'\n');
+    lines.any(|line| {
+        let signals = line.strip_prefix(b"SigPnd:\t").or_else(|| line.strip_prefix(b"ShdPnd:\t"));
+        let signals = signals.and_then(|signals| u64::from_str_radix(str::from_utf8(signals).ok()?, 16).ok());
+        signals.is_some_and(|signals| signals & SIGKILL != 0)
+    })
+}
+
 /// The innermost id of a process in a namespace of its own, and whether it is the first one there.
 fn in_namespace(status: &Status) -> (Option<u32>, Option<bool>) {
     let Some(ids) = &status.nstgid else { return (None, None) };
@@ -159,5 +190,13 @@ mod tests {
         assert_eq!(hierarchy.is_on_its_way_out(child.id()), Some(true));
         child.wait().unwrap();
         assert_eq!(hierarchy.is_on_its_way_out(child.id()), None);
+    }
+    #[test]
+    fn a_name_that_is_no_text_hides_nothing() {
+        assert!(is_exiting(b"7 (\xff) \xd0) R 1 7 7 0 -1 4194308 1 2\n"));
+        assert!(!is_exiting(b"7 (\xff) R 1 7 7 0 -1 4194304 1 2\n"));
+        assert!(!is_exiting(b"7 (x"));
+        assert!(is_killed(b"Name:\t\xd0\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\nSigBlk:\t00\n"));
+        assert!(!is_killed(b"Name:\tSigPnd\nSigPnd:\t0000000000000200\nShdPnd:\t0000000000000000\nSigBlk:\t0100\n"));
     }
 }

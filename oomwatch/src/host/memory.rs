@@ -161,34 +161,17 @@ impl MemoryHierarchy {
         }
     }
 
-    /// Whether this very cgroup still is and has a process, in itself or below.
-    pub fn is_populated(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
-        let Ok(folder) = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY) else { return false };
-        let same = rustix::fs::fstat(&folder).is_ok_and(|stat| memcg.is_none_or(|memcg| memcg.id == stat.st_ino));
-        same && if self.version == 1 { self.has_process(path) } else { self.says_populated(path) }
+    /// Whether this very cgroup still is.
+    pub(super) fn is_there(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
+        let folder = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY);
+        let stat = folder.ok().and_then(|folder| rustix::fs::fstat(&folder).ok());
+        stat.is_some_and(|stat| memcg.is_none_or(|memcg| memcg.id == stat.st_ino))
     }
 
-    fn says_populated(&self, path: &CgroupPath) -> bool {
+    /// Whether cgroup2 says that there is a process, in itself or below.
+    pub(super) fn says_populated(&self, path: &CgroupPath) -> bool {
         let text = self.root.read_bounded(&self.folder(path).join("cgroup.events"), MAX_COUNTER_FILE);
         text.is_ok_and(|text| keyed(&text, b"populated") == Some(1))
-    }
-
-    /// Cgroup v1 says so of no cgroup but by its list of processes.
-    fn has_process(&self, path: &CgroupPath) -> bool {
-        let mut pending = vec![path.clone()];
-        while let Some(path) = pending.pop() {
-            if self.lists_a_process(&path) {
-                return true;
-            }
-            pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(_, child)| child));
-        }
-        false
-    }
-
-    /// A list that is too long to be read is not empty.
-    fn lists_a_process(&self, path: &CgroupPath) -> bool {
-        let file = self.root.open(&self.folder(path).join("cgroup.procs"), OFlags::RDONLY);
-        file.is_ok_and(|file| rustix::io::read(&file, &mut [0; 1]).is_ok_and(|length| length > 0))
     }
 
     /// A process of one cgroup, the first by the kernel's order.

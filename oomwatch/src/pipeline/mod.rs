@@ -29,7 +29,7 @@ pub(crate) use self::request::Request;
 use crate::{
     clock,
     config::Config,
-    correlate::{Correlator, Output, Subject},
+    correlate::{Correlator, Counting, Output, Subject},
     event::AgentStarted,
     filter::Filter,
     host::{HostRoot, memory::MemoryHierarchy, system},
@@ -100,7 +100,11 @@ impl Pipeline {
             has_rings: rung.kernel.is_some(),
             outcomes: Outcomes::new(sight.sees_exit),
             inventory: Inventory::default(),
-            registry: Registry::new(root, hierarchy.clone()),
+            registry: Registry::new(
+                root,
+                hierarchy.clone(),
+                rung.kernel.is_some() && rung.counting == Counting::default(),
+            ),
             sinks: Sinks::new(sinks),
             boot_id: boot_id.into(),
             started: AgentStarted {
@@ -184,7 +188,7 @@ impl Pipeline {
         }
         let last = self.correlator.finish();
         self.take(last);
-        self.report_due_outcomes(clock::boot_ns());
+        self.report_last_outcomes();
     }
 
     /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
@@ -233,7 +237,7 @@ impl Pipeline {
             self.remember_cgroups(kill);
         }
         match &observation {
-            Observation::CgroupMade(change) => self.registry.made(change, self.has_rings),
+            Observation::CgroupMade(change) => self.registry.made(change),
             Observation::CgroupRemoved(change) => {
                 self.registry.removed(change);
                 self.cgroup_gone(change.memcg, change.boot_ns);

@@ -5,6 +5,7 @@ use crate::{
     clock,
     correlate::{Finding, OfSandbox},
     event::{Body, Confidence, OomOutcome, Severity, Source},
+    host::memory::MemoryHierarchy,
     observation::{Exited, Observation, SandboxKey, WorkloadKey},
     outcome::{Awaited, Container, VERDICT_AFTER_NS, Verdict},
 };
@@ -55,11 +56,16 @@ impl Pipeline {
     }
 
     pub(super) fn report_due_outcomes(&mut self, now_ns: u64) {
-        let hierarchy = self.hierarchy.as_ref();
-        let verdicts = self.outcomes.due(now_ns, |container| match container {
-            Container::Cgroup { path, id } => hierarchy.is_some_and(|all| all.is_alive(*id, path)),
-            Container::Sandbox { key, .. } => hierarchy.and_then(|all| all.is_on_its_way_out(key.pid)) != Some(true),
-        });
+        let verdicts = self.outcomes.due(now_ns, |container| lives(self.hierarchy.as_ref(), container));
+        for verdict in verdicts {
+            self.report_outcome(verdict);
+        }
+    }
+
+    /// Nothing more will be heard.
+    pub(super) fn report_last_outcomes(&mut self) {
+        let now_ns = clock::boot_ns();
+        let verdicts = self.outcomes.finish(now_ns, |container| lives(self.hierarchy.as_ref(), container));
         for verdict in verdicts {
             self.report_outcome(verdict);
         }
@@ -82,5 +88,13 @@ impl Pipeline {
             sandbox,
             limit_depth: None,
         });
+    }
+}
+
+/// Whether a container has a process that is not on its way out. A sentry was seen in `/proc` when it was found.
+fn lives(hierarchy: Option<&MemoryHierarchy>, container: &Container) -> bool {
+    match container {
+        Container::Cgroup { path, id } => hierarchy.is_some_and(|all| all.is_alive(*id, path)),
+        Container::Sandbox { key, .. } => hierarchy.is_none_or(|all| all.is_on_its_way_out(key.pid) == Some(false)),
     }
 }

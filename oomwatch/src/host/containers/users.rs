@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const SHARE: u64 = 50;
 /// and so much beyond it: hundreds of looks at once.
 const CREDIT_NS: u64 = 200_000_000;
+/// What one look costs at the most: that user is left alone for ten minutes after it.
+const MOST_NS: u64 = CREDIT_NS + 12_000_000_000;
 /// Threads that may hang.
 const MAX_HANGING: usize = 4;
 
@@ -50,7 +52,7 @@ impl Account {
         self.paid_ns = now_ns;
         match self.hanging.as_ref().map(Receiver::try_recv) {
             Some(Err(TryRecvError::Empty)) => return false,
-            Some(Ok(took_ns)) => self.taken_ns = self.taken_ns.saturating_add(took_ns),
+            Some(Ok(took_ns)) => self.taken_ns = self.taken_ns.saturating_add(took_ns.min(MOST_NS)),
             Some(Err(TryRecvError::Disconnected)) | None => {}
         }
         self.hanging = None;

@@ -69,8 +69,9 @@ impl MemoryHierarchy {
     /// Whether this very cgroup has a process, in itself or below, that is not on its way out: to free many gigabytes takes
     /// seconds. What cannot be seen lives.
     pub fn is_alive(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
+        let is_there = self.id_of(path).is_some_and(|there| memcg.is_none_or(|memcg| memcg.id == there.id));
         // Cgroup v1 says so of no cgroup but by its list of processes.
-        if !self.is_there(memcg, path) || self.version != 1 && !self.says_populated(path) {
+        if !is_there || self.version != 1 && !self.says_populated(path) {
             return false;
         }
         let mut pending = vec![path.clone()];
@@ -191,6 +192,7 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(hierarchy.is_on_its_way_out(child.id()), None);
     }
+
     #[test]
     fn a_name_that_is_no_text_hides_nothing() {
         assert!(is_exiting(b"7 (\xff) \xd0) R 1 7 7 0 -1 4194308 1 2\n"));

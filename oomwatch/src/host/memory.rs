@@ -161,13 +161,6 @@ impl MemoryHierarchy {
         }
     }
 
-    /// Whether this very cgroup still is.
-    pub(super) fn is_there(&self, memcg: Option<MemcgId>, path: &CgroupPath) -> bool {
-        let folder = self.root.open(&self.folder(path), OFlags::PATH | OFlags::DIRECTORY);
-        let stat = folder.ok().and_then(|folder| rustix::fs::fstat(&folder).ok());
-        stat.is_some_and(|stat| memcg.is_none_or(|memcg| memcg.id == stat.st_ino))
-    }
-
     /// Whether cgroup2 says that there is a process, in itself or below.
     pub(super) fn says_populated(&self, path: &CgroupPath) -> bool {
         let text = self.root.read_bounded(&self.folder(path).join("cgroup.events"), MAX_COUNTER_FILE);

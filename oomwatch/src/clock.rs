@@ -1,4 +1,5 @@
-//! The two clocks of the agent: boot time, which the kernel stamps records with, and the wall clock of events.
+//! The clocks of the agent: boot time, which the kernel stamps records with, the wall clock of events, and the one that the
+//! kernel's log comes near to.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,16 @@ const READINGS: u32 = 8;
 
 /// Now by `CLOCK_BOOTTIME`, nanoseconds: what `bpf_ktime_get_boot_ns` says.
 pub fn boot_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
+    nanoseconds(ClockId::Boottime)
+}
+
+/// Now by `CLOCK_MONOTONIC`, nanoseconds: it stands still while the host sleeps.
+pub fn monotonic_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
     seconds * 1_000_000_000 + nanoseconds

@@ -487,7 +487,7 @@ pub struct Counters {
 }
 
 /// A kill as the kernel's log tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoggedKill {
     /// When its line was written, or somewhat later.
     pub boot_ns: u64,

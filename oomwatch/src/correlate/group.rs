@@ -1,6 +1,8 @@
 //! Group kills (`memory.oom.group`): victims are told one by one, then summed once the run of the OOM killer ended;
 //! where its end is not seen, once no member followed for a while.
 
+use std::collections::VecDeque;
+
 use super::{Finding, Subject, counts, limit::Limit};
 use crate::{
     event::{Body, Confidence, Memcg, OomGroupKill, Severity, Source},
@@ -15,6 +17,9 @@ const QUIET_NS: u64 = 200_000_000;
 const LOST_NS: u64 = 60_000_000_000;
 /// Groups open at once. The kernel runs one at a time; more wait only for their quiet time.
 const MAX_OPEN: usize = 256;
+/// Groups of the log whose sum was told that are remembered: a member may be told after it, for it waits for its count, and
+/// a slow console may hold up its line.
+const MAX_SUMMED: usize = 256;
 
 /// A group kill under way.
 #[derive(Debug, Clone)]
@@ -37,12 +42,14 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Groups {
     open: Vec<Group>,
+    /// First line and incident of those the log told of, the oldest in front.
+    summed: VecDeque<(u64, String)>,
     sees_run_end: bool,
 }
 
 impl Groups {
     pub(super) fn new(sees_run_end: bool) -> Self {
-        Self { open: Vec::new(), sees_run_end }
+        Self { open: Vec::new(), summed: VecDeque::new(), sees_run_end }
     }
 
     /// The group that `victim` belongs to, if one is open.
@@ -94,7 +101,7 @@ impl Groups {
             group.last_ns = boot_ns;
             return;
         }
-        if self.open.len() < MAX_OPEN {
+        if self.open.len() < MAX_OPEN && self.summed_incident(first_line).is_none() {
             let run_started_ns = Some(first_line);
             let source = Source::Kmsg;
             let (trigger_tid, last_ns, victims, limit) = (0, boot_ns, 1, None);
@@ -106,8 +113,12 @@ impl Groups {
 
     /// What all members of that group share.
     pub(super) fn logged_incident(&self, first_line: u64) -> Option<String> {
-        let group = self.open.iter().find(|group| group.is_logged(first_line))?;
-        Some(group.incident_id.clone())
+        let open = self.open.iter().find(|group| group.is_logged(first_line)).map(|group| &group.incident_id);
+        open.or_else(|| self.summed_incident(first_line)).cloned()
+    }
+
+    fn summed_incident(&self, first_line: u64) -> Option<&String> {
+        self.summed.iter().rev().find(|(line, _)| *line == first_line).map(|(_, incident_id)| incident_id)
     }
 
     /// A run ended: so did its group kill, if it was one.
@@ -124,7 +135,16 @@ impl Groups {
         let patience = self.patience();
         let ended = self.open.extract_if(.., |group| now_ns >= group.ends_ns(patience));
         let ended: Vec<Group> = ended.collect();
-        ended.into_iter().map(|group| group.clone().into_finding(group.last_ns)).collect()
+        let logged = ended.iter().filter_map(|group| Some((group.first_line()?, group.incident_id.clone())));
+        self.summed.extend(logged);
+        self.summed.drain(..self.summed.len().saturating_sub(MAX_SUMMED));
+        ended
+            .into_iter()
+            .map(|group| {
+                let last_ns = group.last_ns;
+                group.into_finding(last_ns)
+            })
+            .collect()
     }
 
     /// When [`Self::expire`] is next due.
@@ -139,7 +159,11 @@ impl Groups {
 
 impl Group {
     fn is_logged(&self, first_line: u64) -> bool {
-        self.source == Source::Kmsg && self.run_started_ns == Some(first_line)
+        self.first_line() == Some(first_line)
+    }
+
+    fn first_line(&self) -> Option<u64> {
+        self.run_started_ns.filter(|_| self.source == Source::Kmsg)
     }
 
     /// Members that only the log tells of may wait for their cgroup.
@@ -175,3 +199,7 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! Tasks on their way out, which the kernel named by thread only: what `/proc` still says of them, right or absent.
 //!
-//! Reads `/proc/<tid>/status`, `/proc/<tid>/cgroup` and `/proc/<pid>/task/<tid>/stat`.
+//! Reads `/proc/<tid>/status`, `/proc/<tid>/cgroup` and `/proc/<pid>/task/<tid>/stat`, and `memory.oom.group` of cgroups.
 
 use std::path::Path;
 
@@ -16,6 +16,8 @@ use crate::{
 /// Cgroups and processes of a container, and threads of a process, that are looked at one by one; where there are more, one
 /// lives.
 const MOST_DYING: usize = 256;
+/// Levels between a victim's cgroup and the limit that are asked for `memory.oom.group`.
+const MOST_LEVELS: usize = 64;
 /// Flag of `/proc/<tid>/stat` (`include/linux/sched.h`).
 const PF_EXITING: u32 = 4;
 /// Among pending signals.
@@ -64,6 +66,23 @@ impl MemoryHierarchy {
             trigger.pid =
                 trigger.tid.and_then(|tid| if tid == kill.tid { kill.pid } else { self.group_of(tid, &trigger.comm) });
         }
+    }
+
+    /// Whether the kernel kills more with this one: `memory.oom.group` is set from its cgroup up to the one whose limit was
+    /// hit (Linux `mem_cgroup_get_oom_group`). What cannot be seen is not set.
+    pub fn kills_as_group(&self, kill: &LoggedKill) -> bool {
+        let Some(victim) = kill.task_memcg.as_ref().filter(|_| self.version == 2) else { return false };
+        // Without a dump nobody knows where the limit is, but it is not below the victim's cgroup.
+        let limit = match &kill.oom_memcg {
+            Some(limit) => limit.path.depth(),
+            None if kill.of_memcg => victim.path.depth(),
+            None => 1,
+        };
+        (limit.max(1)..=victim.path.depth()).rev().take(MOST_LEVELS).any(|depth| {
+            let file = victim.path.ancestor(depth).map(|level| self.folder(&level).join("memory.oom.group"));
+            let text = file.and_then(|file| self.root.read_bounded(&file, MAX_FILE).ok());
+            text.is_some_and(|text| text.starts_with(b"1"))
+        })
     }
 
     /// Whether this very cgroup has a process, in itself or below, that is not on its way out: to free many gigabytes takes
@@ -191,6 +210,29 @@ mod tests {
         assert_eq!(hierarchy.is_on_its_way_out(child.id()), Some(true));
         child.wait().unwrap();
         assert_eq!(hierarchy.is_on_its_way_out(child.id()), None);
+    }
+
+    #[test]
+    fn a_group_is_killed_where_it_is_set_from_the_victim_up_to_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, set) in [("a", "1"), ("a/b", "0"), ("a/b/c", "1"), ("a/b/c/d", "0")] {
+            std::fs::create_dir(folder.path().join(path)).unwrap();
+            std::fs::write(folder.path().join(path).join("memory.oom.group"), format!("{set}\n")).unwrap();
+        }
+        let hierarchy = MemoryHierarchy::of_files(&HostRoot::new(folder.path()));
+        let memcg = |path: &str| {
+            let path = CgroupPath::from_bytes(path.as_bytes());
+            LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None }
+        };
+        let kills_as_group = |victim: &str, limit: Option<&str>, of_memcg: bool| {
+            let (oom_memcg, task_memcg) = (limit.map(memcg), Some(memcg(victim)));
+            hierarchy.kills_as_group(&LoggedKill { of_memcg, oom_memcg, task_memcg, ..LoggedKill::default() })
+        };
+        assert!(kills_as_group("/a/b/c/d", Some("/a/b"), true));
+        assert!(!kills_as_group("/a/b/c/d", Some("/a/b/c/d"), true), "set above the limit");
+        assert!(!kills_as_group("/a/b", None, true), "the limit may be there");
+        assert!(kills_as_group("/a/b", None, false), "of the host");
+        assert!(!kills_as_group("/gone", Some("/gone"), true));
     }
 
     #[test]

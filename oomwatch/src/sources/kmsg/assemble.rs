@@ -1,21 +1,24 @@
 //! Lines of the kernel's log to kills. The OOM killer runs one at a time (`oom_lock`), so its lines come in order, other
 //! lines perhaps in between: a dump with trigger, usage and summary, then the kill; `Tasks in ... are going to be
 //! killed` and one more kill for each member of a group. Of dumps the kernel writes ten in five seconds, of kills all.
+//! The one who writes to a serial console waits for it: a line takes 13 ms at 115,200 baud, 156 ms at 9,600.
 
 use super::{
+    dumps::Dumps,
     line::{Killed, Line, Reading, Summary, begins_summary},
     record::Record,
 };
 use crate::observation::{LoggedGroup, LoggedKill, LoggedMemcg, LoggedTrigger};
 
-/// Longest time between two lines of one group kill, by the kernel's clock. It does not sleep between them, but a serial
-/// console may take ten milliseconds a line; 38 were seen in a virtual machine.
-const GROUP_GAP_MICROS: u64 = 200_000;
-/// How long the first victim of a group kill is known by its id and name: the host may stand still between two victims (12 s
-/// were seen in a virtual machine), and ids are given anew.
-const FIRST_VICTIM_MICROS: u64 = 60_000_000;
+/// Longest time between two lines of one group kill, by the kernel's clock. It does not sleep between them, but the host
+/// may stand still: 12 s were seen in a virtual machine.
+const GROUP_GAP_MICROS: u64 = 60_000_000;
+/// The same where a kill without a dump may be another one, whose dump was left out.
+const CROWDED_GAP_MICROS: u64 = 200_000;
 /// How long a kill waits for the line that says that a group kill began with it: the kernel writes it right after.
 const SETTLE_NS: u64 = 15_000_000;
+/// The same where such a line is to come. Not for ever: a container may have changed the setting meanwhile.
+const GROUP_SETTLE_NS: u64 = 2_000_000_000;
 /// Pieces of a summary that was cut: at 1,000 bytes each, two paths of `PATH_MAX` fit.
 const MAX_PIECES: u32 = 10;
 
@@ -37,11 +40,21 @@ struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     dump: Dump,
+    dumps: Dumps,
     /// A summary that is not whole, and of how many pieces it is.
     cut: Option<(Vec<u8>, u32)>,
-    /// The last kill, and whether it was passed on: a group kill may have begun with it.
-    last: Option<(LoggedKill, bool)>,
+    /// A group kill may have begun with it.
+    last: Option<Last>,
     group: Option<Group>,
+}
+
+/// The last kill.
+#[derive(Debug)]
+struct Last {
+    kill: LoggedKill,
+    is_passed_on: bool,
+    /// When it waits no longer for what follows it, by `CLOCK_BOOTTIME`.
+    until_ns: u64,
 }
 
 /// When a record was written and read, nanoseconds of `CLOCK_BOOTTIME`.
@@ -61,12 +74,12 @@ struct Dump {
 
 impl Assembler {
     /// Takes in a record; the kill before it, if there was one that it does not belong to. A new kill
-    /// is completed at once, for its task may soon be gone.
+    /// is completed at once, for its task may soon be gone; `complete` says whether it is to be of a group kill.
     pub(super) fn take(
         &mut self,
         record: &Record,
         times: Times,
-        complete: impl FnOnce(&mut LoggedKill),
+        complete: impl FnOnce(&mut LoggedKill) -> bool,
     ) -> Option<LoggedKill> {
         if !record.of_kernel {
             return None;
@@ -74,6 +87,7 @@ impl Assembler {
         let line = self.whole_line(record);
         match line? {
             Line::Invoked { comm } => {
+                self.dumps.begun(record.micros);
                 self.dump = Dump::default();
                 self.dump.trigger = Some(LoggedTrigger { tid: None, pid: None, comm });
                 self.group = None;
@@ -103,9 +117,10 @@ impl Assembler {
             Line::Killed(killed) => {
                 let before = self.flush();
                 let mut kill = self.kill(killed, record, times);
-                complete(&mut kill);
+                let wait_ns = if complete(&mut kill) { GROUP_SETTLE_NS } else { SETTLE_NS };
                 leave_group(&mut kill);
-                self.last = Some((kill, false));
+                let until_ns = kill.read_ns.saturating_add(wait_ns);
+                self.last = Some(Last { kill, is_passed_on: false, until_ns });
                 before
             }
             Line::Group(path) => {
@@ -117,14 +132,13 @@ impl Assembler {
 
     /// Nothing followed the last kill.
     pub(super) fn flush(&mut self) -> Option<LoggedKill> {
-        let (kill, passed_on) = self.last.as_mut()?;
-        (!std::mem::replace(passed_on, true)).then(|| kill.clone())
+        let last = self.last.as_mut()?;
+        (!std::mem::replace(&mut last.is_passed_on, true)).then(|| last.kill.clone())
     }
 
     /// The last kill, where nothing followed it for long enough.
     pub(super) fn settled(&mut self, now_ns: u64, at_once: bool) -> Option<LoggedKill> {
-        let (kill, _) = self.last.as_ref()?;
-        if at_once || now_ns >= kill.read_ns.saturating_add(SETTLE_NS) { self.flush() } else { None }
+        if at_once || now_ns >= self.last.as_ref()?.until_ns { self.flush() } else { None }
     }
 
     /// A kill waits for what follows it.
@@ -134,11 +148,12 @@ impl Assembler {
 
     /// The number of its record.
     pub(super) fn held(&self) -> Option<u64> {
-        self.last.as_ref().filter(|(_, passed_on)| !passed_on).map(|(kill, _)| kill.seq)
+        self.last.as_ref().filter(|last| !last.is_passed_on).map(|last| last.kill.seq)
     }
 
     /// Records are missing: nothing that comes belongs to what was before.
-    pub(super) fn interrupted(&mut self) -> Option<LoggedKill> {
+    pub(super) fn interrupted(&mut self, micros: u64) -> Option<LoggedKill> {
+        self.dumps.lost(micros);
         self.dump = Dump::default();
         self.cut = None;
         self.group = None;
@@ -165,7 +180,7 @@ impl Assembler {
     }
 
     fn begin_group(&mut self, path: crate::cgroup_path::CgroupPath, micros: u64) {
-        let Some((first, _)) = self.last.as_mut() else { return };
+        let Some(Last { kill: first, .. }) = self.last.as_mut() else { return };
         let group = LoggedGroup { first_seq: first.seq, path };
         first.group = Some(group.clone());
         self.group = Some(Group {
@@ -226,8 +241,9 @@ impl Assembler {
     fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
         let Some(group) = &mut self.group else { return };
         let age = micros.saturating_sub(group.last_micros);
-        let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm) && age <= FIRST_VICTIM_MICROS;
-        if age > GROUP_GAP_MICROS && !is_first {
+        let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm);
+        let is_crowded = !is_first && self.dumps.may_be_left_out(micros);
+        if age > if is_crowded { CROWDED_GAP_MICROS } else { GROUP_GAP_MICROS } {
             return;
         }
         group.last_micros = micros;

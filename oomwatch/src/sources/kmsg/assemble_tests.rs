@@ -18,7 +18,7 @@ fn records(log: &[u8]) -> Vec<Record> {
 fn kills(records: &[Record]) -> Vec<LoggedKill> {
     let mut assembler = Assembler::default();
     let mut kills: Vec<LoggedKill> =
-        records.iter().filter_map(|record| assembler.take(record, at(record.micros * 1000), |_| {})).collect();
+        records.iter().filter_map(|record| assembler.take(record, at(record.micros * 1000), |_| false)).collect();
     kills.extend(assembler.flush());
     kills
 }
@@ -118,9 +118,9 @@ fn a_dump_without_its_kill_is_not_the_next_ones() {
 fn lines_that_are_missing_part_what_was_before_from_what_comes() {
     let records = log(&[&summary("/a", "/a", "x", 5), &killed(6, "y")]);
     let mut assembler = Assembler::default();
-    assert_eq!(assembler.take(&records[0], at(0), |_| {}), None);
-    assert_eq!(assembler.interrupted(), None);
-    assert_eq!(assembler.take(&records[1], at(0), |_| {}), None);
+    assert_eq!(assembler.take(&records[0], at(0), |_| false), None);
+    assert_eq!(assembler.interrupted(0), None);
+    assert_eq!(assembler.take(&records[1], at(0), |_| false), None);
     assert_eq!(task_memcg(&assembler.flush().unwrap()), None);
 }
 
@@ -150,16 +150,55 @@ fn a_summary_in_pieces_is_joined() {
 fn members_of_a_group_kill_are_of_it_and_its_first_victim_comes_twice() {
     let group = "Tasks in /g are going to be killed due to memory.oom.group set";
     let lines = [&*summary("/g", "/g/a", "x", 5), &killed(5, "x"), group, &killed(5, "x"), &killed(6, "y")];
-    let mut records = log(&lines);
-    records.extend(log(&[&killed(7, "z")]).into_iter().map(|record| Record { seq: 9, micros: 900_000, ..record }));
-    let kills = kills(&records);
+    let kills = kills(&log(&lines));
     let expected = LoggedGroup { first_seq: 2, path: CgroupPath::from_bytes(b"/g") };
-    let groups: Vec<_> = kills.iter().map(|kill| (kill.tid, kill.again, kill.group.is_some())).collect();
-    assert_eq!(groups, [(5, false, true), (5, true, true), (6, false, true), (7, false, false)]);
-    assert!(kills[..3].iter().all(|kill| kill.group.as_ref() == Some(&expected)));
-    assert_eq!(task_memcg(&kills[1]), Some(&b"/g/a"[..]));
-    assert_eq!((task_memcg(&kills[2]), task_memcg(&kills[3])), (None, None));
+    let groups: Vec<_> = kills.iter().map(|kill| (kill.tid, kill.again)).collect();
+    assert_eq!(groups, [(5, false), (5, true), (6, false)]);
+    assert!(kills.iter().all(|kill| kill.group.as_ref() == Some(&expected)));
+    assert_eq!((task_memcg(&kills[1]), task_memcg(&kills[2])), (Some(&b"/g/a"[..]), None));
     assert_eq!(kills[2].oom_memcg, kills[0].oom_memcg);
+}
+
+#[test]
+fn a_late_kill_without_a_dump_is_of_the_group_unless_its_dump_may_be_left_out() {
+    let invoked = "t invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0";
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let is_of_group = |dumps: usize, late_micros: u64| {
+        let (summary, first, late) = (summary("/g", "/g", "x", 5), killed(5, "x"), killed(7, "z"));
+        let mut lines = vec![invoked; dumps];
+        lines.extend([&*summary, &*first, group, &*late]);
+        let mut records = log(&lines);
+        records.last_mut().unwrap().micros += late_micros;
+        kills(&records).last().unwrap().group.is_some()
+    };
+    assert!(is_of_group(9, 900_000), "the host stood still between them");
+    assert!(is_of_group(10, 37_000), "a slow console");
+    assert!(!is_of_group(10, 900_000), "the eleventh dump in five seconds");
+    assert!(is_of_group(10, 7_000_000), "the kernel would write a dump by then");
+    assert!(!is_of_group(1, 61_000_000));
+}
+
+#[test]
+fn what_was_lost_may_have_been_dumps() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let mut records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(7, "z")]);
+    records[3].micros += 900_000;
+    let mut assembler = Assembler::default();
+    assert_eq!(assembler.interrupted(0), None);
+    let mut kills: Vec<_> = records.iter().filter_map(|record| assembler.take(record, at(0), |_| false)).collect();
+    kills.extend(assembler.flush());
+    assert_eq!(kills.iter().map(|kill| kill.group.is_some()).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn the_first_victim_waits_longer_where_a_group_is_to_be_killed() {
+    let records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x")]);
+    for (of_group, waits_ms) in [(false, 15), (true, 2000)] {
+        let mut assembler = Assembler::default();
+        assert!(records.iter().all(|record| assembler.take(record, at(0), |_| of_group).is_none()));
+        assert_eq!(assembler.settled((waits_ms - 1) * 1_000_000, false), None);
+        assert!(assembler.settled(waits_ms * 1_000_000, false).is_some());
+    }
 }
 
 #[test]
@@ -187,6 +226,7 @@ fn neither_a_slow_console_nor_another_kill_is_taken_for_the_end_or_a_member_of_a
                 let path = CgroupPath::from_bytes(b"/other");
                 kill.task_memcg = Some(LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None });
             }
+            false
         };
         kills.extend(assembler.take(record, at(0), elsewhere));
     }

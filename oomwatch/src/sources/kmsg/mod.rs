@@ -1,10 +1,12 @@
 //! The source that reads the kernel's log: what the OOM killer writes there of each kill, from `/dev/kmsg`.
 //!
-//! `record` takes a record apart, `line` reads what the OOM killer writes, `assemble` puts its lines together. Only what
+//! `record` takes a record apart, `line` reads what the OOM killer writes, `assemble` puts its lines together, `dumps` knows
+//! when some are left out. Only what
 //! the kernel itself wrote counts. Emits [`Observation::Logged`], [`Observation::Lost`] where records were overwritten before
 //! they were read, and [`Observation::Seen`] when it is asked.
 
 mod assemble;
+mod dumps;
 mod line;
 mod log_clock;
 mod record;
@@ -16,7 +18,7 @@ use tokio::sync::{Notify, mpsc::Sender};
 
 use self::{
     assemble::{Assembler, Times},
-    log_clock::LogClock,
+    log_clock::{LogClock, Read},
     record::Record,
 };
 use super::{readable, totals::Totals};
@@ -169,19 +171,19 @@ impl Reader {
         let lost = self.next_seq.map_or(0, |next| record.seq.saturating_sub(next));
         self.next_seq = Some(record.seq.saturating_add(1));
         if lost > 0 {
-            let before = self.assembler.interrupted().map(logged);
+            let before = self.assembler.interrupted(record.micros).map(logged);
             read.extend(before);
             read.push(Observation::Lost(Lost { records: LostRecords::Log, count: lost }));
         }
         let hierarchy = self.hierarchy.as_ref();
         let complete = |kill: &mut LoggedKill| {
-            if let Some(hierarchy) = hierarchy {
-                hierarchy.complete(kill);
-            }
+            let Some(hierarchy) = hierarchy else { return false };
+            hierarchy.complete(kill);
+            hierarchy.kills_as_group(kill)
         };
-        let read_ns = clock::boot_ns();
-        let written_ns = self.clock.written_ns(record.micros, read_ns);
-        let kill = self.assembler.take(record, Times { written_ns, read_ns }, complete);
+        let at = Read { monotonic_ns: clock::monotonic_ns(), boot_ns: clock::boot_ns() };
+        let written_ns = self.clock.written_ns(record.micros, at);
+        let kill = self.assembler.take(record, Times { written_ns, read_ns: at.boot_ns }, complete);
         read.extend(kill.map(logged));
     }
 }

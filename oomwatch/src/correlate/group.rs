@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use super::{Finding, Subject, counts, limit::Limit};
 use crate::{
     event::{Body, Confidence, Memcg, OomGroupKill, Severity, Source},
-    observation::{RunEnded, Victim},
+    observation::{MemcgId, RunEnded, Victim},
 };
 
-/// How long after its last member a group kill whose end is not seen counts as ended. The kernel marks members in
-/// one loop without sleeping; 200 ms also covers a slow virtual machine.
-const QUIET_NS: u64 = 200_000_000;
+/// How long after its last member a group kill whose end is not seen counts as ended. The kernel marks members in one loop
+/// without sleeping, but writes a line for each, and a virtual machine may stand still: half a second was seen.
+const QUIET_NS: u64 = 2_000_000_000;
 /// The same where the end is seen, and only its record may be lost: an emulated processor stood still for 12 s between two
 /// members.
 const LOST_NS: u64 = 60_000_000_000;
@@ -28,6 +28,8 @@ pub(super) struct Group {
     run_started_ns: Option<u64>,
     last_ns: u64,
     victims: u32,
+    /// What is killed as one; not known of those that the log tells of.
+    killed: Option<MemcgId>,
     /// What the first member showed; memory is freed while the others are marked.
     pub(super) limit: Option<Limit>,
     /// Shared by all members.
@@ -61,6 +63,7 @@ impl Groups {
     pub(super) fn add(
         &mut self,
         victim: &Victim,
+        killed: Option<MemcgId>,
         limit: Option<Limit>,
         incident_id: &str,
         oom_memcg: Option<Memcg>,
@@ -79,6 +82,7 @@ impl Groups {
             run_started_ns: victim.run.as_ref().map(|run| run.started_ns),
             last_ns: victim.boot_ns,
             victims: 1,
+            killed,
             limit,
             incident_id: incident_id.to_owned(),
             oom_memcg,
@@ -104,10 +108,18 @@ impl Groups {
         if self.open.len() < MAX_OPEN && self.summed_incident(first_line).is_none() {
             let run_started_ns = Some(first_line);
             let source = Source::Kmsg;
-            let (trigger_tid, last_ns, victims, limit) = (0, boot_ns, 1, None);
-            let group =
-                Group { trigger_tid, run_started_ns, last_ns, victims, limit, incident_id, oom_memcg, subject, source };
-            self.open.push(group);
+            self.open.push(Group {
+                trigger_tid: 0,
+                run_started_ns,
+                last_ns: boot_ns,
+                victims: 1,
+                killed: None,
+                limit: None,
+                incident_id,
+                oom_memcg,
+                subject,
+                source,
+            });
         }
     }
 
@@ -179,7 +191,9 @@ impl Group {
         match (&victim.run, self.run_started_ns) {
             (Some(run), Some(started_ns)) => run.started_ns == started_ns,
             (None, None) => {
-                self.trigger_tid == victim.trigger_tid && victim.boot_ns.saturating_sub(self.last_ns) < QUIET_NS
+                let is_in = victim.levels.iter().any(|level| Some(level.memcg) == self.killed);
+                let age_ns = victim.boot_ns.saturating_sub(self.last_ns);
+                self.trigger_tid == victim.trigger_tid && is_in && age_ns < QUIET_NS
             }
             _ => false,
         }

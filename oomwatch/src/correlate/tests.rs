@@ -267,10 +267,24 @@ fn a_group_kill_whose_end_nobody_sees_ends_when_it_is_quiet() {
     assert!(kill(&mut inferred, member(5, 100, 50)).is_some());
     let (_, third) = kill(&mut inferred, member(6, 200, 30)).unwrap();
     assert_eq!(third.oom_memcg.unwrap().id, Some(10), "the first member's answer holds: memory was freed since");
-    assert!(findings(inferred.tick(SECOND / 10)).is_empty());
-    let ended = findings(inferred.tick(SECOND));
+    let (_, late) = kill(&mut inferred, member(7, SECOND, 30)).unwrap();
+    assert_eq!(late.group_kill, Some(true), "the host stood still");
+    assert!(findings(inferred.tick(2 * SECOND)).is_empty());
+    let ended = findings(inferred.tick(3 * SECOND));
     let Body::OomGroupKill(group) = &ended[0].body else { panic!("not a group kill") };
-    assert_eq!(group.victims, 2);
+    assert_eq!(group.victims, 3);
+}
+
+#[test]
+fn a_kill_elsewhere_by_the_same_trigger_is_of_no_group_kill() {
+    let mut inferred = correlator(INFERRED);
+    let mut member = victim(5, 100);
+    member.levels[0] = Level { oom_group: true, ..level(11, 2, 40, None) };
+    let (first, _) = kill(&mut inferred, member).unwrap();
+    let mut other = victim(6, 200);
+    other.levels[0] = level(12, 2, 40, None);
+    let (second, body) = kill(&mut inferred, other).unwrap();
+    assert_eq!((body.group_kill, first.incident_id == second.incident_id), (Some(false), false));
 }
 
 #[test]

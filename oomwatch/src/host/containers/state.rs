@@ -47,10 +47,11 @@ fn look_around(search: &mut Search<'_>) {
     let names = search.names().iter().filter_map(|name| file_name(name));
     likely.extend(names.flat_map(|name| [Some(name.to_owned()), in_scope(name)]).flatten());
     for root in roots(search) {
-        if likely.iter().any(|id| take(search, &root.join(id), id)) {
+        let listing = search.list(&root, MAX_STATES);
+        let may_be_there = |id: &&String| !listing.complete || listing.names.iter().any(|name| name == id.as_str());
+        if likely.iter().filter(may_be_there).any(|id| take(search, &root.join(id), id)) {
             return;
         }
-        let listing = search.list(&root, MAX_STATES);
         let others = listing.names.iter().filter_map(|name| name.to_str());
         // 64 hex digits are an engine's: it has them in the path, and they were looked at.
         let mut others = others.filter(|name| layout::container_id(name.as_bytes()).is_none());

@@ -1,6 +1,6 @@
 //! The process that an engine leaves with every container: containerd's shim or conmon. Its
 //! arguments and working folder say where the bundle is, wherever the engine's folders are.
-//! Reads `/proc/PID/stat`, `comm`, `status`, `cmdline`, `cgroup` and `cwd`.
+//! Reads `/proc/PID/stat`, `status`, `cmdline`, `cgroup` and `cwd`.
 //!
 //! Only a process of root's outside of containers is believed. Any other could play the part, and
 //! hold up for ever who reads its arguments, for those are in its memory.
@@ -44,10 +44,11 @@ impl Supervisor {
 
 /// The nearest shim or conmon above the process `pid` that is not in the container itself.
 pub(super) fn find(search: &mut Search<'_>, pid: u32) -> Option<Supervisor> {
-    let mut pid = pid;
+    let mut process = Process::read(search, pid)?;
     for _ in 0..MAX_ANCESTORS {
-        pid = parent(search, pid).filter(|parent| *parent > 1)?;
-        let Some(kind) = classify(search, pid) else { continue };
+        let pid = Some(process.parent).filter(|parent| *parent > 1)?;
+        process = Process::read(search, pid)?;
+        let Some(kind) = classify(search, pid, &process.name) else { continue };
         let supervisor = Supervisor { kind, cgroups: cgroups(search, pid)? };
         let inside = search.depth.is_some_and(|depth| supervisor.is_inside(search.names(), depth));
         if !inside {
@@ -61,16 +62,26 @@ fn proc_file(pid: u32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
-fn parent(search: &mut Search<'_>, pid: u32) -> Option<u32> {
-    parent_in_stat(&search.read(&proc_file(pid, "stat"))?)
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    name: Vec<u8>,
+    parent: u32,
 }
 
-/// The fourth field of `/proc/PID/stat`; the second, the name, may hold anything but ends at the
-/// last `)`.
-fn parent_in_stat(stat: &[u8]) -> Option<u32> {
-    let after_name = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(after_name + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+impl Process {
+    fn read(search: &mut Search<'_>, pid: u32) -> Option<Self> {
+        Self::in_stat(&search.read(&proc_file(pid, "stat"))?)
+    }
+
+    /// The second and the fourth field; the second, the name, may hold anything but ends at the last `)`.
+    fn in_stat(stat: &[u8]) -> Option<Self> {
+        let begin = stat.iter().position(|&byte| byte == b'(')?;
+        let end = stat.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+        let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(Self { name: stat.get(begin + 1..end)?.to_vec(), parent })
+    }
 }
 
 fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
@@ -79,8 +90,7 @@ fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
     lines.map(|line| Some(line.splitn(3, |&byte| byte == b':').nth(2)?.to_vec())).collect()
 }
 
-fn classify(search: &mut Search<'_>, pid: u32) -> Option<Kind> {
-    let name = search.read(&proc_file(pid, "comm"))?;
+fn classify(search: &mut Search<'_>, pid: u32, name: &[u8]) -> Option<Kind> {
     let may_be_one = PROGRAMS.iter().any(|program| name.starts_with(program));
     if !may_be_one || !is_trusted(&search.read(&proc_file(pid, "status"))?) {
         return None;
@@ -149,10 +159,11 @@ mod tests {
 
     #[test]
     fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent_in_stat(b"9252 (sleep) S 9231 9252 0"), Some(9231));
-        assert_eq!(parent_in_stat(b"7 (a) R 1) S 8 (\xff) S 9 1"), Some(9));
-        for broken in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x", b"7 (a) S \xff"] {
-            assert_eq!(parent_in_stat(broken), None);
+        let process = |name: &[u8], parent| Some(Process { name: name.to_vec(), parent });
+        assert_eq!(Process::in_stat(b"9252 (sleep) S 9231 9252 0"), process(b"sleep", 9231));
+        assert_eq!(Process::in_stat(b"7 (a) R 1) S 8 (\xff) S 9 1"), process(b"a) R 1) S 8 (\xff", 9));
+        for broken in [&b""[..], b"7 (a", b")7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x", b"7 (a) S \xff"] {
+            assert_eq!(Process::in_stat(broken), None);
         }
     }
 

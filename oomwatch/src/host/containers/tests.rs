@@ -45,9 +45,9 @@ impl Host {
     /// A process of root's: its parent, command line, cgroup in the memory hierarchy and working folder.
     fn process(&self, pid: u32, parent: u32, command: &str, cgroup: &str, cwd: &str) -> &Self {
         let program = command.split(' ').next().unwrap().rsplit('/').next().unwrap();
-        self.file(&format!("/proc/{pid}/comm"), format!("{}\n", &program[..program.len().min(15)]));
+        let name = &program[..program.len().min(15)];
         self.belongs(pid, 0, "9")
-            .file(&format!("/proc/{pid}/stat"), format!("{pid} (a) b) S {parent} 1 1"))
+            .file(&format!("/proc/{pid}/stat"), format!("{pid} ({name}) S {parent} 1 1"))
             .file(&format!("/proc/{pid}/cmdline"), command.replace(' ', "\0") + "\0")
             .file(&format!("/proc/{pid}/cgroup"), format!("9:name=systemd:/\n4:memory:{cgroup}\n0::/\n"));
         symlink(cwd, self.at(&format!("/proc/{pid}/cwd"))).unwrap();

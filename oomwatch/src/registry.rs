@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     cgroup_path::CgroupPath,
+    clock,
     correlate::Subject,
     host::{HostRoot, containers, memory::MemoryHierarchy},
     observation::{CgroupChange, Counters, Exited, MemcgId},
@@ -20,6 +21,9 @@ const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_0
 /// A new cgroup is looked at, too, when a program begins in it, but no more often: a runtime's own comes before the
 /// container's.
 const LOOKS_AT_BEGINNINGS: usize = 4;
+/// A look that was made so shortly before is not made again for an event: of one kill more than one thing is told, and of a
+/// group kill many.
+const FRESH_NS: u64 = 5_000_000;
 /// After so many of them a runtime has written what it writes.
 const SETTLED_LOOKS: usize = 2;
 /// How long a cgroup is remembered after its end.
@@ -48,6 +52,7 @@ struct Entry {
     made_ns: u64,
     /// `None` until it was first looked at.
     known: Option<Known>,
+    looked_ns: u64,
     looks: usize,
     beginnings: usize,
     is_removed: bool,
@@ -108,7 +113,7 @@ impl Registry {
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
             self.due.insert((look_ns, memcg));
             self.by_path.insert(path.clone(), memcg);
-            entry.insert(Entry { path, made_ns, known: None, looks: 0, beginnings: 0, is_removed: false });
+            entry.insert(Entry::new(path, made_ns));
         }
     }
 
@@ -261,7 +266,8 @@ impl Registry {
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
             let known = Some(Known { workload: container.into_workload(), container_depth: Some(path.depth()) });
             let looks = LOOK_AFTER_NS.len();
-            entry.insert(Entry { path: path.clone(), made_ns: 0, known, looks, beginnings: 0, is_removed: true });
+            let entry = entry.insert(Entry::new(path.clone(), 0));
+            (entry.known, entry.looks, entry.is_removed) = (known, looks, true);
             self.by_path.entry(path).or_insert(memcg);
             self.removed.push_back((now_ns, memcg));
         }
@@ -284,7 +290,8 @@ impl Registry {
     /// What is known of a cgroup, after another look where that may tell more.
     fn known(&mut self, memcg: Option<MemcgId>, path: &CgroupPath) -> Known {
         let entry = memcg.and_then(|memcg| self.entries.get(&memcg));
-        if let Some(known) = entry.filter(|entry| entry.is_final()).and_then(|entry| entry.known.clone()) {
+        let holds = |entry: &&Entry| entry.is_final() || clock::boot_ns().saturating_sub(entry.looked_ns) < FRESH_NS;
+        if let Some(known) = entry.filter(holds).and_then(|entry| entry.known.clone()) {
             return known;
         }
         let looked = self.look(path);
@@ -348,6 +355,10 @@ impl Registry {
 }
 
 impl Entry {
+    fn new(path: CgroupPath, made_ns: u64) -> Self {
+        Self { path, made_ns, known: None, looked_ns: 0, looks: 0, beginnings: 0, is_removed: false }
+    }
+
     /// Another look would tell nothing new.
     fn is_final(&self) -> bool {
         self.is_complete() || self.looks >= LOOK_AFTER_NS.len()
@@ -359,6 +370,7 @@ impl Entry {
 
     /// Keeps what tells more: the files of a container vanish with it.
     fn learn(&mut self, looked: Known) -> &Known {
+        self.looked_ns = clock::boot_ns();
         let old = self.known.take();
         let kept = match old {
             Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,

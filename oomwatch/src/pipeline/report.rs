@@ -45,20 +45,20 @@ impl Pipeline {
             }
             _ => None,
         };
-        self.count(&finding, container_depth);
         let timestamp = clock::wall_time(if finding.boot_ns == 0 { now_ns } else { finding.boot_ns });
         self.emit(|seq, boot_id| Event {
             schema: SCHEMA,
             seq,
             timestamp,
             boot_id,
-            body: finding.body,
+            body: finding.body.clone(),
             severity: finding.severity,
             source: finding.source,
             confidence: finding.confidence,
-            incident_id: finding.incident_id,
+            incident_id: finding.incident_id.clone(),
             workload,
         });
+        self.count(&finding, container_depth);
         if let Some(kill) = awaited {
             self.await_outcome(kill);
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
 use super::{Description, Problem, Reason};
@@ -119,6 +120,12 @@ impl<'a> Search<'a> {
             self.problem(Reason::Malformed, path);
         }
         decoded.ok()
+    }
+
+    /// Whether a folder is there: so that not each file in it is asked for.
+    pub(super) fn has_folder(&mut self, path: &Path) -> bool {
+        let folder = self.root.open(path, OFlags::PATH | OFlags::DIRECTORY);
+        self.noted(path, folder).is_some()
     }
 
     pub(super) fn read_link(&mut self, path: &Path) -> Option<PathBuf> {

@@ -68,6 +68,10 @@ fn in_scope(name: &str) -> Option<String> {
 }
 
 fn take(search: &mut Search<'_>, folder: &Path, id: &str) -> bool {
+    search.has_folder(folder) && take_state(search, folder, id)
+}
+
+fn take_state(search: &mut Search<'_>, folder: &Path, id: &str) -> bool {
     take_runc(search, &folder.join("state.json"), id) || take_crun(search, &folder.join("status"), id)
 }
 

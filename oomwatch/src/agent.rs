@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    host::{HostRoot, memory::MemoryHierarchy, pressure, system},
+    host::{HostRoot, memory::MemoryHierarchy, pressure, spared, system},
     ladder::{self, Rung, Wish},
     live::Live,
     observation::{MemcgId, Observation},
@@ -102,6 +102,8 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     let [gvisor_beat, cgroup_beat] = ["gvisor", "cgroup"].map(|name| stats.source(name));
     sources.spawn("gvisor", gvisor::run(gvisor, observations.clone(), order.clone(), Arc::clone(&stats), gvisor_beat));
     sources.spawn("cgroup", cgroup::run(cgroup, observations, order, cgroup_beat));
+    // Not before: the threads of outputs that others may keep busy are there by now.
+    spared::hurry();
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
     pipeline.report_end();
     outcome

@@ -98,16 +98,34 @@ fn the_hook_gets_each_event_as_the_line_of_standard_output() {
 }
 
 #[test]
-fn the_agent_is_the_last_to_be_killed_and_its_hook_one_among_others() {
+fn the_agent_is_the_last_to_be_killed_and_the_first_to_run_and_its_hook_one_among_others() {
     require!(Agent);
-    let script = Script::new("cat /proc/self/oom_score_adj >score.$$; mv score.$$ score");
+    let script = Script::new("nice >nice; cat /proc/self/oom_score_adj >score.$$; mv score.$$ score");
     let agent = hooked(&script.command(""));
     wait_for("the hook to have run", PROCESS_TIMEOUT, || script.file("score").exists().then_some(()));
-    assert_eq!(script.read("score"), "0\n");
+    assert_eq!((&*script.read("score"), &*script.read("nice")), ("0\n", "0\n"));
+    // What others may keep busy has no precedence.
+    for (thread, nice) in nice_of_threads(agent.pid()) {
+        let is_first = thread == "oomwatch" || thread == "stdout";
+        assert_eq!(nice, if is_first { -10 } else { 0 }, "{thread}");
+    }
     let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", agent.pid())).unwrap();
     // Virtual machines of some clouds give root no `CAP_SYS_RESOURCE`.
     assert_eq!(own, if may_be_spared() { "-999\n" } else { "0\n" });
     agent.stop();
+}
+
+/// Names of a process' threads, and how nice they are.
+fn nice_of_threads(pid: u32) -> Vec<(String, i64)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+    let nice = |stat: String| {
+        let (begin, rest) = stat.rsplit_once(") ").unwrap();
+        let (_, name) = begin.split_once(" (").unwrap();
+        // The nineteenth field, of which the third is the first behind the name.
+        (name.to_owned(), rest.split(' ').nth(16).unwrap().parse().unwrap())
+    };
+    stats.map(nice).collect()
 }
 
 /// Whether this machine lets a process of root's be killed later than others.

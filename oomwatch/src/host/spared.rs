@@ -1,17 +1,21 @@
-//! Who tells of memory that ran out is the last to be killed for it. A choice of the user (systemd's `OOMScoreAdjust=`) stays
-//! what it is.
+//! Who tells of memory that ran out is the last to be killed for it, and waits for a processor less than those that fight for
+//! memory. A choice of the user (systemd's `OOMScoreAdjust=` and `Nice=`) stays what it is.
 
 use std::ffi::CStr;
 
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    process::{getpriority_process, setpriority_process},
 };
 
 /// As kubelet's: any other process of the host goes before. Not -1000, for an agent that is at fault itself must end.
 const SCORE: &[u8] = b"-999";
 const USUAL: &[u8] = b"0";
 const FILE: &CStr = c"/proc/self/oom_score_adj";
+/// A thread's, where it is not the usual one.
+const NICE: i32 = -10;
+const USUALLY_NICE: i32 = 0;
 
 /// For this process. Needs `CAP_SYS_RESOURCE`; without it the process is one among others.
 pub fn begin() {
@@ -24,6 +28,25 @@ pub fn begin() {
 /// stays as it was is better than none.
 pub fn end() {
     let _kept: Result<(), Errno> = change(FILE, SCORE, USUAL);
+}
+
+/// This thread's turn comes sooner, and that of threads it starts. Needs `CAP_SYS_NICE`.
+pub fn hurry() {
+    if let Err(error) = change_nice(USUALLY_NICE, NICE) {
+        tracing::debug!(%error, "this thread waits for a processor as long as any other");
+    }
+}
+
+/// This thread's turn comes as that of any other: it does what others may make long.
+pub fn take_time() {
+    if let Err(error) = change_nice(NICE, USUALLY_NICE) {
+        tracing::debug!(%error, "this thread's turn comes before that of others");
+    }
+}
+
+fn change_nice(from: i32, to: i32) -> Result<(), Errno> {
+    // Of a thread, as Linux has it.
+    if getpriority_process(None)? == from { setpriority_process(None, to) } else { Ok(()) }
 }
 
 fn change(file: &CStr, from: &[u8], to: &[u8]) -> Result<(), Errno> {

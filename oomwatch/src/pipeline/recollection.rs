@@ -13,7 +13,7 @@ use super::Pipeline;
 use crate::{
     clock,
     history::{self, History, Run},
-    host::{HostError, HostRoot},
+    host::{HostError, HostRoot, spared},
     inventory::{Entry, Inventory},
     observation::WorkloadKey,
     recommend::{HISTORY_FILE, MAX_HISTORY},
@@ -118,6 +118,7 @@ impl Recollection {
         };
         let (done, saving) = channel();
         let saves = thread::Builder::new().name("history".to_owned()).spawn(move || {
+            spared::take_time();
             if let Err(error) = write(&folder, &json) {
                 tracing::warn!(%error, folder = %folder.display(), "the history cannot be written");
             }

@@ -8,7 +8,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Delivery, Sink, loss, worker::Worker};
-use crate::config::OutputFormat;
+use crate::{config::OutputFormat, host::spared};
 
 const NAME: &str = "stdout";
 /// Events waiting for a slow reader: the kills of a heavy storm.
@@ -25,7 +25,14 @@ impl Stdout {
     /// The thread cannot be started.
     pub fn start(format: OutputFormat) -> anyhow::Result<Self> {
         let mut writer = Writer::new(Unbuffered, format);
-        Ok(Self(Worker::start(NAME, QUEUE, move |batch| writer.write(batch))?))
+        let mut is_first = true;
+        let write = move |batch: &[Arc<Delivery>]| {
+            if std::mem::take(&mut is_first) {
+                spared::hurry();
+            }
+            writer.write(batch)
+        };
+        Ok(Self(Worker::start(NAME, QUEUE, write)?))
     }
 }
 

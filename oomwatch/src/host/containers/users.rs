@@ -15,7 +15,11 @@ use std::{
 use procfs::process::Process;
 
 use super::{Description, describe, search::Search};
-use crate::{clock, host::HostRoot, workload::CgroupIdentity};
+use crate::{
+    clock,
+    host::{HostRoot, spared},
+    workload::CgroupIdentity,
+};
 
 /// An answer is waited for so often and so long: in turns, so that a host that stood still has lost but one. Such a look takes
 /// below a millisecond, but its thread may wait for a processor: in a virtual machine 200 ms were seen.
@@ -90,6 +94,7 @@ impl Users {
         let threads = Arc::clone(&self.threads);
         threads.fetch_add(1, Ordering::Relaxed);
         let asks = thread::Builder::new().name("user".to_owned()).spawn(move || {
+            spared::take_time();
             let before = (clock::boot_ns(), run_delay_ns());
             let answered = question();
             let (ended_ns, delay_ns) = (clock::boot_ns(), run_delay_ns().saturating_sub(before.1));

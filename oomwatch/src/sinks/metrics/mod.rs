@@ -33,6 +33,7 @@ use super::{Delivery, Sink, text};
 use crate::{
     clock,
     event::{Body, LossStage, OomKill},
+    host::spared,
     pipeline::Request,
     stats::Stats,
     workload::{Runtime, Workload},
@@ -212,6 +213,7 @@ impl Exporter {
         let this = Arc::clone(self);
         // A host with thousands of workloads has megabytes to write: not in the agent's own task.
         let written = tokio::task::spawn_blocking(move || {
+            spared::take_time();
             let page = snapshot.page(&this.registry)?;
             Ok::<_, std::fmt::Error>(if openmetrics { page } else { classic(&page) })
         });

@@ -30,8 +30,6 @@ const SETTLED_LOOKS: usize = 2;
 const KEEP_REMOVED_NS: u64 = 600_000_000_000;
 /// Removed cgroups remembered; beyond it the oldest go early.
 const MAX_REMOVED: usize = 16_384;
-/// Cgroups looked at in one go, so that events do not wait behind them.
-const LOOKS_AT_ONCE: usize = 16;
 
 /// How a cgroup stands to containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,13 +309,13 @@ impl Registry {
         Known { workload: found.workload, container_depth: found.container_depth }
     }
 
-    /// Looks at the cgroups whose time has come, and forgets those removed long ago. Those looked at.
-    pub(crate) fn tick(&mut self, now_ns: u64) -> Vec<MemcgId> {
+    /// Looks at the cgroups whose time has come, so many at most, and forgets those removed long ago. Those looked at.
+    pub(crate) fn tick(&mut self, now_ns: u64, most: usize) -> Vec<MemcgId> {
         let mut looked = Vec::new();
         while self.removed.front().is_some_and(|(at, _)| at.saturating_add(KEEP_REMOVED_NS) <= now_ns) {
             self.forget_oldest();
         }
-        for _ in 0..LOOKS_AT_ONCE {
+        for _ in 0..most {
             let Some(&(due_ns, memcg)) = self.due.first().filter(|(due_ns, _)| *due_ns <= now_ns) else { break };
             self.due.remove(&(due_ns, memcg));
             self.look_again(memcg, now_ns);

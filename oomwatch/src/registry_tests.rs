@@ -57,7 +57,7 @@ fn counters(id: u64, path: &str) -> Counters {
 #[test]
 fn a_scan_makes_no_work_of_what_is_known_and_shows_what_is_gone() {
     let mut registry = registry(&["/a", "/b", "/c"]);
-    while !registry.tick(u64::MAX).is_empty() {}
+    while !registry.tick(u64::MAX, usize::MAX).is_empty() {}
     let scanned = [counters(10, "/a"), counters(12, "/c"), counters(20, "/new")];
     for counters in &scanned {
         registry.found(counters);
@@ -78,7 +78,7 @@ fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
     assert_eq!(looks(&mut registry, 10), LOOKS_AT_BEGINNINGS);
     assert_eq!(looks(&mut registry, 99), 0, "of no cgroup that is known");
     assert_eq!(registry.due.len(), 2, "and its other looks stay due");
-    while !registry.tick(u64::MAX).is_empty() {}
+    while !registry.tick(u64::MAX, usize::MAX).is_empty() {}
     assert_eq!(looks(&mut registry, 11), LOOKS_AT_BEGINNINGS, "a runtime may be late");
 }
 
@@ -88,8 +88,8 @@ fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
     let made = |id, boot_ns| CgroupChange { boot_ns, memcg: memcg(id), path: Some(CgroupPath::from_bytes(b"/a")) };
     registry.made(&made(10, 1));
     let now_ns = 10_000_000_000;
-    assert_eq!(registry.tick(now_ns), [memcg(10)]);
-    assert_eq!(registry.tick(now_ns), []);
+    assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)]);
+    assert_eq!(registry.tick(now_ns, usize::MAX), []);
     assert_eq!(registry.next_deadline(), Some(now_ns + LOOK_AFTER_NS[1]));
     assert!(!registry.entries[&memcg(10)].is_final());
 }

@@ -45,6 +45,10 @@ use crate::{
 
 /// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
 const BREATH_AFTER: u32 = 64;
+/// Cgroups looked at in one go there,
+const LOOKS_IN_A_STORM: usize = 16;
+/// and where nothing waits: what comes meanwhile waits for one only.
+const LOOKS_AT_REST: usize = 1;
 
 /// The agent's state.
 pub(crate) struct Pipeline {
@@ -178,7 +182,11 @@ impl Pipeline {
                     }
                     None => break,
                 },
-                () = deadline => self.tick(),
+                () = deadline => {
+                    self.tick(LOOKS_AT_REST);
+                    // The sources are tasks of the same thread.
+                    tokio::task::yield_now().await;
+                }
                 Some(request) = requests.recv() => self.answer(request),
             }
             if since_breath >= BREATH_AFTER {
@@ -194,7 +202,7 @@ impl Pipeline {
     /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
     fn breathe(&mut self, requests: &mut Receiver<Request>) {
         if self.next_deadline().is_some_and(|deadline_ns| deadline_ns <= clock::boot_ns()) {
-            self.tick();
+            self.tick(LOOKS_IN_A_STORM);
         }
         for _ in 0..requests.len() {
             let Ok(request) = requests.try_recv() else { break };
@@ -283,7 +291,7 @@ impl Pipeline {
         self.registry.ids().collect()
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, looks: usize) {
         let now_ns = clock::boot_ns();
         let outputs = self.correlator.ask(now_ns);
         self.take(outputs);
@@ -292,7 +300,7 @@ impl Pipeline {
             self.take(outputs);
             self.report_due_outcomes(now_ns);
         }
-        let looked = self.registry.tick(now_ns);
+        let looked = self.registry.tick(now_ns, looks);
         self.cgroups_looked_at(&looked);
         self.scan_where_due(now_ns);
         self.keep_history(now_ns);

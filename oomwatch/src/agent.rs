@@ -105,6 +105,7 @@ pub async fn run(config: impl Into<Live>, outputs: Vec<Box<dyn Sink>>, stop: Sto
     // Not before: the threads of outputs that others may keep busy are there by now.
     spared::hurry();
     let (outcome, ()) = tokio::join!(supervise(sources, &stop, &stopper), pipeline.follow(queue, requests, live));
+    spared::take_time();
     pipeline.report_end();
     outcome
 }

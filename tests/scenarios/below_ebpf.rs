@@ -198,7 +198,7 @@ fn a_group_kill_is_told_victim_by_victim_though_the_kernel_counts_the_first_one_
             let incidents: HashSet<_> = ours.iter().map(|kill| kill.text("/incident_id")).collect();
             assert_eq!(incidents.len(), 1, "{ours:#?}");
         }
-        assert_eq!(events.of_kind("missed").len(), 0, "by {arguments:?}");
+        assert_eq!(events.of_kind("missed").len(), 0, "by {arguments:?}: {events:#?}");
     }
 }
 

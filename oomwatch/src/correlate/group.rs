@@ -16,7 +16,7 @@ const QUIET_NS: u64 = 2_000_000_000;
 /// members.
 const LOST_NS: u64 = 60_000_000_000;
 /// Groups open at once. The kernel runs one at a time; more wait only for their quiet time.
-const MAX_OPEN: usize = 256;
+const MAX_OPEN: usize = 1024;
 /// Groups of the log whose sum was told that are remembered: a member may be told after it, for it waits for its count, and
 /// a slow console may hold up its line.
 const MAX_SUMMED: usize = 256;
@@ -28,8 +28,9 @@ pub(super) struct Group {
     run_started_ns: Option<u64>,
     last_ns: u64,
     victims: u32,
-    /// What is killed as one; not known of those that the log tells of.
-    killed: Option<MemcgId>,
+    /// All members are in here: the outermost memcg that may be killed as one, for of the limit that was hit there may be no
+    /// more than a guess. Not known of those that the log tells of.
+    around: Option<MemcgId>,
     /// What the first member showed; memory is freed while the others are marked.
     pub(super) limit: Option<Limit>,
     /// Shared by all members.
@@ -63,7 +64,6 @@ impl Groups {
     pub(super) fn add(
         &mut self,
         victim: &Victim,
-        killed: Option<MemcgId>,
         limit: Option<Limit>,
         incident_id: &str,
         oom_memcg: Option<Memcg>,
@@ -82,7 +82,7 @@ impl Groups {
             run_started_ns: victim.run.as_ref().map(|run| run.started_ns),
             last_ns: victim.boot_ns,
             victims: 1,
-            killed,
+            around: victim.levels.iter().rev().find(|level| level.oom_group).map(|level| level.memcg),
             limit,
             incident_id: incident_id.to_owned(),
             oom_memcg,
@@ -113,7 +113,7 @@ impl Groups {
                 run_started_ns,
                 last_ns: boot_ns,
                 victims: 1,
-                killed: None,
+                around: None,
                 limit: None,
                 incident_id,
                 oom_memcg,
@@ -191,7 +191,7 @@ impl Group {
         match (&victim.run, self.run_started_ns) {
             (Some(run), Some(started_ns)) => run.started_ns == started_ns,
             (None, None) => {
-                let is_in = victim.levels.iter().any(|level| Some(level.memcg) == self.killed);
+                let is_in = victim.levels.iter().any(|level| Some(level.memcg) == self.around);
                 let age_ns = victim.boot_ns.saturating_sub(self.last_ns);
                 self.trigger_tid == victim.trigger_tid && is_in && age_ns < QUIET_NS
             }

@@ -3,7 +3,7 @@
 
 use crate::{
     event::{OomMemcgConfidence, Scope},
-    observation::{Level, MemcgId, Run, Victim},
+    observation::{Level, Run, Victim},
 };
 
 /// How far below its limit a memcg still counts as full: the kernel charges in batches of 64 pages
@@ -63,12 +63,11 @@ fn is_full(level: &Level) -> bool {
     level.limit_bytes.is_some_and(|limit| level.usage_bytes.saturating_add(FULL_SLACK_BYTES) >= limit)
 }
 
-/// The memcg that is killed as one: the outermost with `memory.oom.group` from the victim's up to the one whose limit was
-/// hit (Linux `mem_cgroup_get_oom_group`).
-pub(super) fn killed_as_one(victim: &Victim, limit: Option<&Limit>) -> Option<MemcgId> {
+/// Whether the whole cgroup is killed: `memory.oom.group` set somewhere from the victim's memcg up to the one whose
+/// limit was hit (Linux `mem_cgroup_get_oom_group`).
+pub(super) fn is_group_kill(victim: &Victim, limit: Option<&Limit>) -> bool {
     let end = limit.and_then(|limit| limit.memcg).map_or(0, |level| level.depth);
-    let mut set = victim.levels.iter().rev().filter(|level| level.depth >= end && level.oom_group);
-    set.next().map(|level| level.memcg)
+    victim.levels.iter().take_while(|level| level.depth >= end).any(|level| level.oom_group)
 }
 
 /// The kernel's `enum oom_constraint` (include/linux/oom.h, Linux 5.10 to 7.2).

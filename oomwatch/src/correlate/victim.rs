@@ -78,13 +78,12 @@ impl Correlator {
                 .or_else(|| self.cgroups.incident_of(&victim.into(), limit_depth(limit.as_ref())))
                 .unwrap_or_else(|| self.incident_id(victim.boot_ns)),
         };
-        let killed = limit::killed_as_one(victim, limit.as_ref());
-        let group_kill = open.is_some() || killed.is_some();
+        let group_kill = open.is_some() || limit::is_group_kill(victim, limit.as_ref());
         let oom_level = limit.as_ref().and_then(|limit| limit.memcg);
         let oom_memcg = oom_level.map(|level| memcg(victim, &level));
         let subject = victim.memcg.map(|memcg| Subject { memcg, path: victim.path.clone() });
         if group_kill {
-            self.groups.add(victim, killed, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
+            self.groups.add(victim, limit.clone(), &incident_id, oom_memcg.clone(), subject.clone());
         }
         let body = OomKill {
             victim: Some(process(victim, sandbox)),

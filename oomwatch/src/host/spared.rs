@@ -1,7 +1,10 @@
 //! Who tells of memory that ran out is the last to be killed for it, and waits for a processor less than those that fight for
 //! memory. A choice of the user (systemd's `OOMScoreAdjust=` and `Nice=`) stays what it is.
 
-use std::ffi::CStr;
+use std::{
+    ffi::CStr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -16,6 +19,8 @@ const FILE: &CStr = c"/proc/self/oom_score_adj";
 /// A thread's, where it is not the usual one.
 const NICE: i32 = -10;
 const USUALLY_NICE: i32 = 0;
+/// Some thread has it.
+static HURRIED: AtomicBool = AtomicBool::new(false);
 
 /// For this process. Needs `CAP_SYS_RESOURCE`; without it the process is one among others.
 pub fn begin() {
@@ -32,21 +37,32 @@ pub fn end() {
 
 /// This thread's turn comes sooner, and that of threads it starts. Needs `CAP_SYS_NICE`.
 pub fn hurry() {
-    if let Err(error) = change_nice(USUALLY_NICE, NICE) {
-        tracing::debug!(%error, "this thread waits for a processor as long as any other");
+    match change_nice(USUALLY_NICE, NICE) {
+        Ok(changed) => {
+            HURRIED.fetch_or(changed, Ordering::Relaxed);
+        }
+        Err(error) => tracing::debug!(%error, "this thread waits for a processor as long as any other"),
     }
 }
 
 /// This thread's turn comes as that of any other: it does what others may make long.
 pub fn take_time() {
-    if let Err(error) = change_nice(NICE, USUALLY_NICE) {
+    // A nice value that nobody changed is the user's own.
+    if HURRIED.load(Ordering::Relaxed)
+        && let Err(error) = change_nice(NICE, USUALLY_NICE)
+    {
         tracing::debug!(%error, "this thread's turn comes before that of others");
     }
 }
 
-fn change_nice(from: i32, to: i32) -> Result<(), Errno> {
+/// Whether it was changed.
+fn change_nice(from: i32, to: i32) -> Result<bool, Errno> {
     // Of a thread, as Linux has it.
-    if getpriority_process(None)? == from { setpriority_process(None, to) } else { Ok(()) }
+    let is_it = getpriority_process(None)? == from;
+    if is_it {
+        setpriority_process(None, to)?;
+    }
+    Ok(is_it)
 }
 
 fn change(file: &CStr, from: &[u8], to: &[u8]) -> Result<(), Errno> {

@@ -45,10 +45,8 @@ use crate::{
 
 /// Observations after which deadlines and questions have their turn: some milliseconds of a storm.
 const BREATH_AFTER: u32 = 64;
-/// Cgroups looked at in one go there,
-const LOOKS_IN_A_STORM: usize = 16;
-/// and where nothing waits: what comes meanwhile waits for one only.
-const LOOKS_AT_REST: usize = 1;
+/// Cgroups looked at in one go; where nothing waits, what comes meanwhile waits for one of them only.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// The agent's state.
 pub(crate) struct Pipeline {
@@ -183,9 +181,14 @@ impl Pipeline {
                     None => break,
                 },
                 () = deadline => {
-                    self.tick(LOOKS_AT_REST);
-                    // The sources are tasks of the same thread.
-                    tokio::task::yield_now().await;
+                    self.tick(1);
+                    for _ in 1..LOOKS_AT_ONCE {
+                        // The sources are tasks of the same thread.
+                        tokio::task::yield_now().await;
+                        if !queue.is_empty() || !self.look_at_cgroups(clock::boot_ns(), 1) {
+                            break;
+                        }
+                    }
                 }
                 Some(request) = requests.recv() => self.answer(request),
             }
@@ -202,7 +205,7 @@ impl Pipeline {
     /// What is due while observations keep coming: a queue that is never empty delays nothing for long.
     fn breathe(&mut self, requests: &mut Receiver<Request>) {
         if self.next_deadline().is_some_and(|deadline_ns| deadline_ns <= clock::boot_ns()) {
-            self.tick(LOOKS_IN_A_STORM);
+            self.tick(LOOKS_AT_ONCE);
         }
         for _ in 0..requests.len() {
             let Ok(request) = requests.try_recv() else { break };
@@ -300,13 +303,19 @@ impl Pipeline {
             self.take(outputs);
             self.report_due_outcomes(now_ns);
         }
-        let looked = self.registry.tick(now_ns, looks);
-        self.cgroups_looked_at(&looked);
+        self.look_at_cgroups(now_ns, looks);
         self.scan_where_due(now_ns);
         self.keep_history(now_ns);
         self.report_losses(now_ns);
         self.note_told();
         self.settle(now_ns);
+    }
+
+    /// Whether there was one to look at.
+    fn look_at_cgroups(&mut self, now_ns: u64, most: usize) -> bool {
+        let looked = self.registry.tick(now_ns, most);
+        self.cgroups_looked_at(&looked);
+        !looked.is_empty()
     }
 
     fn take(&mut self, outputs: Vec<Output>) {

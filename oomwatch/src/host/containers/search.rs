@@ -123,9 +123,9 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a folder is there: so that not each file in it is asked for.
-    pub(super) fn has_folder(&mut self, path: &Path) -> bool {
+    pub(super) fn has_folder(&self, path: &Path) -> bool {
         let folder = self.root.open(path, OFlags::PATH | OFlags::DIRECTORY);
-        self.noted(path, folder).is_some()
+        !matches!(folder, Err(HostError::Gone { .. }))
     }
 
     pub(super) fn read_link(&mut self, path: &Path) -> Option<PathBuf> {
@@ -133,14 +133,14 @@ impl<'a> Search<'a> {
         self.noted(path, target)
     }
 
-    /// Names in a folder, at most `max`.
+    /// Names in a folder, at most `max`; all of them where it is complete.
     pub(super) fn list(&mut self, path: &Path, max: usize) -> Listing {
         let listing = self.root.list(path, max);
-        let listing = self.noted(path, listing).unwrap_or_else(|| Listing { names: Vec::new(), complete: true });
-        if !listing.complete {
+        if listing.as_ref().is_ok_and(|listing| !listing.complete) {
             self.problem(Reason::TooManyEntries, path);
         }
-        listing
+        let complete = matches!(listing, Err(HostError::Gone { .. }));
+        self.noted(path, listing).unwrap_or(Listing { names: Vec::new(), complete })
     }
 
     fn noted<T>(&mut self, path: &Path, result: Result<T, HostError>) -> Option<T> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,8 +12,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-use procfs::process::Process;
 
 use super::{Description, describe, search::Search};
 use crate::{
@@ -29,6 +28,10 @@ const TURN: Duration = Duration::from_millis(100);
 const SHARE: u64 = 50;
 /// and so much beyond it: hundreds of looks at once.
 const CREDIT_NS: u64 = 200_000_000;
+/// To wait for a processor costs that much less than to read: others may have taken it, but the user, too.
+const DELAY_SHARE: u64 = 8;
+/// Largest file read, bytes.
+const MAX_FILE: usize = 256;
 /// What one look costs at the most: that user is left alone for ten minutes after it.
 const MOST_NS: u64 = CREDIT_NS + 12_000_000_000;
 /// Threads that may hang.
@@ -97,8 +100,9 @@ impl Users {
             spared::take_time();
             let before = (clock::boot_ns(), run_delay_ns());
             let answered = question();
-            let (ended_ns, delay_ns) = (clock::boot_ns(), run_delay_ns().saturating_sub(before.1));
-            let took_ns = ended_ns.saturating_sub(before.0).saturating_sub(delay_ns);
+            let all_ns = clock::boot_ns().saturating_sub(before.0);
+            let delay_ns = run_delay_ns().zip(before.1).map_or(0, |(after, before)| after.saturating_sub(before));
+            let took_ns = all_ns.saturating_sub(delay_ns).max(all_ns / DELAY_SHARE);
             threads.fetch_sub(1, Ordering::Relaxed);
             // The other side may have lost its patience.
             let _unheard: Result<(), _> = answer.try_send((answered, took_ns));
@@ -125,10 +129,12 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How long this thread was ready to run, and waited for a processor: no fault of the files. 0 where the kernel does not say.
-fn run_delay_ns() -> u64 {
-    let this = Process::new_with_root("/proc/thread-self".into()).and_then(|thread| thread.schedstat());
-    this.map_or(0, |schedstat| schedstat.run_delay)
+/// How long this thread was ready to run, and waited for a processor: no fault of the files. `None` where the kernel does not
+/// say.
+fn run_delay_ns() -> Option<u64> {
+    let text = HostRoot::default().read_bounded(Path::new("/proc/thread-self/schedstat"), MAX_FILE).ok()?;
+    let text = str::from_utf8(&text).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -158,6 +164,11 @@ mod tests {
         };
         assert!(!account(CREDIT_NS + 1_000_000_000), "who took too much waits");
         assert!(account(CREDIT_NS + 1), "until that is paid off");
+    }
+
+    #[test]
+    fn the_kernel_says_how_long_a_thread_waited_for_a_processor() {
+        assert!(run_delay_ns().is_some());
     }
 
     #[test]

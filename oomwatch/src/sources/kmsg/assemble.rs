@@ -17,8 +17,9 @@ const GROUP_GAP_MICROS: u64 = 60_000_000;
 const CROWDED_GAP_MICROS: u64 = 200_000;
 /// How long a kill waits for the line that says that a group kill began with it: the kernel writes it right after.
 const SETTLE_NS: u64 = 15_000_000;
-/// The same where such a line is to come. Not for ever: a container may have changed the setting meanwhile.
-const GROUP_SETTLE_NS: u64 = 2_000_000_000;
+/// The same where such a line is to come. No longer, for a container may have changed the setting meanwhile, and a kill that
+/// waits for a second seems to be missing.
+const GROUP_SETTLE_NS: u64 = 900_000_000;
 /// Pieces of a summary that was cut: at 1,000 bytes each, two paths of `PATH_MAX` fit.
 const MAX_PIECES: u32 = 10;
 
@@ -91,7 +92,7 @@ impl Assembler {
                 self.dump = Dump::default();
                 self.dump.trigger = Some(LoggedTrigger { tid: None, pid: None, comm });
                 self.group = None;
-                self.flush()
+                self.forget_last()
             }
             Line::Cpu { tid, rest } => {
                 if let Some(trigger) =
@@ -108,17 +109,19 @@ impl Assembler {
             Line::Summary(summary) => {
                 self.dump.summary = Some(summary);
                 self.group = None;
-                self.flush()
+                self.forget_last()
             }
             Line::Skipped => {
                 self.dump = Dump::default();
-                self.flush()
+                self.forget_last()
             }
             Line::Killed(killed) => {
                 let before = self.flush();
                 let mut kill = self.kill(killed, record, times);
-                let wait_ns = if complete(&mut kill) { GROUP_SETTLE_NS } else { SETTLE_NS };
+                let kills_as_group = complete(&mut kill);
                 leave_group(&mut kill);
+                let begins_group = kill.group.is_none() || self.dumps.may_be_left_out(record.micros);
+                let wait_ns = if kills_as_group && begins_group { GROUP_SETTLE_NS } else { SETTLE_NS };
                 let until_ns = kill.read_ns.saturating_add(wait_ns);
                 self.last = Some(Last { kill, is_passed_on: false, until_ns });
                 before
@@ -134,6 +137,13 @@ impl Assembler {
     pub(super) fn flush(&mut self) -> Option<LoggedKill> {
         let last = self.last.as_mut()?;
         (!std::mem::replace(&mut last.is_passed_on, true)).then(|| last.kill.clone())
+    }
+
+    /// What follows belongs to no kill before it.
+    fn forget_last(&mut self) -> Option<LoggedKill> {
+        let last = self.flush();
+        self.last = None;
+        last
     }
 
     /// The last kill, where nothing followed it for long enough.
@@ -153,13 +163,11 @@ impl Assembler {
 
     /// Records are missing: nothing that comes belongs to what was before.
     pub(super) fn interrupted(&mut self, micros: u64) -> Option<LoggedKill> {
-        self.dumps.lost(micros);
+        self.dumps.left_out(micros);
         self.dump = Dump::default();
         self.cut = None;
         self.group = None;
-        let last = self.flush();
-        self.last = None;
-        last
+        self.forget_last()
     }
 
     /// Joins a summary that the kernel wrote in pieces.
@@ -180,6 +188,7 @@ impl Assembler {
     }
 
     fn begin_group(&mut self, path: crate::cgroup_path::CgroupPath, micros: u64) {
+        self.group = None;
         let Some(Last { kill: first, .. }) = self.last.as_mut() else { return };
         let group = LoggedGroup { first_seq: first.seq, path };
         first.group = Some(group.clone());
@@ -239,7 +248,8 @@ impl Assembler {
 
     /// A kill without a dump of its own, right after others of a group, is of that group.
     fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
-        let Some(group) = &mut self.group else { return };
+        // Every other kill has a dump.
+        let Some(group) = &mut self.group else { return self.dumps.left_out(micros) };
         let age = micros.saturating_sub(group.last_micros);
         let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm);
         let is_crowded = !is_first && self.dumps.may_be_left_out(micros);

@@ -179,6 +179,25 @@ fn a_late_kill_without_a_dump_is_of_the_group_unless_its_dump_may_be_left_out() 
 }
 
 #[test]
+fn an_agent_that_begins_in_a_storm_sees_that_dumps_are_left_out() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let mut records = log(&[&killed(5, "x"), group, &killed(6, "y"), &killed(7, "z")]);
+    records[3].micros += 900_000;
+    assert_eq!(kills(&records).iter().map(|kill| kill.group.is_some()).collect::<Vec<_>>(), [true, true, false]);
+}
+
+#[test]
+fn a_group_whose_first_victim_was_spared_is_not_that_of_a_kill_before() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let skipped = "Memory cgroup out of memory: OOM victim 6 (y) is already exiting. Skip killing the task";
+    let invoked = "t invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0";
+    let lines = [&*summary("/a", "/a", "x", 5), &killed(5, "x"), invoked, skipped, group, &killed(7, "z")];
+    let kills = kills(&log(&lines));
+    assert_eq!(kills.iter().map(|kill| (kill.tid, kill.group.is_some())).collect::<Vec<_>>(), [(5, false), (7, false)]);
+    assert_eq!(kills[1].oom_memcg, None);
+}
+
+#[test]
 fn what_was_lost_may_have_been_dumps() {
     let group = "Tasks in /g are going to be killed due to memory.oom.group set";
     let mut records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(7, "z")]);
@@ -193,12 +212,18 @@ fn what_was_lost_may_have_been_dumps() {
 #[test]
 fn the_first_victim_waits_longer_where_a_group_is_to_be_killed() {
     let records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x")]);
-    for (of_group, waits_ms) in [(false, 15), (true, 2000)] {
+    for (of_group, waits_ms) in [(false, 15), (true, 900)] {
         let mut assembler = Assembler::default();
         assert!(records.iter().all(|record| assembler.take(record, at(0), |_| of_group).is_none()));
         assert_eq!(assembler.settled((waits_ms - 1) * 1_000_000, false), None);
         assert!(assembler.settled(waits_ms * 1_000_000, false).is_some());
     }
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let mut assembler = Assembler::default();
+    let lines = [&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(6, "y")];
+    let before: Vec<_> = log(&lines).iter().filter_map(|record| assembler.take(record, at(0), |_| true)).collect();
+    assert_eq!(before.len(), 1);
+    assert!(assembler.settled(15_000_000, false).is_some(), "what follows a member begins no group");
 }
 
 #[test]

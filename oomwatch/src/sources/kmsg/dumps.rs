@@ -11,8 +11,8 @@ const INTERVAL_MICROS: u64 = 6_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Dumps {
     begun: VecDeque<u64>,
-    /// Until then some may have been lost.
-    lost_until: Option<u64>,
+    /// Until then some may be left out in any case.
+    left_out_until: Option<u64>,
 }
 
 impl Dumps {
@@ -24,14 +24,14 @@ impl Dumps {
         }
     }
 
-    /// Lines before this time, microseconds, are missing.
-    pub(super) fn lost(&mut self, micros: u64) {
-        self.lost_until = Some(micros.saturating_add(INTERVAL_MICROS));
+    /// One is left out at this time, microseconds, or lines before it are missing.
+    pub(super) fn left_out(&mut self, micros: u64) {
+        self.left_out_until = Some(micros.saturating_add(INTERVAL_MICROS));
     }
 
-    /// At this time, microseconds. What was before the first line that was read counts as no dump.
+    /// At this time, microseconds. What was before the first line that was read counts as no dump, unless one is left out.
     pub(super) fn may_be_left_out(&self, micros: u64) -> bool {
         let is_burst = |first: &u64| self.begun.len() == BURST && micros.saturating_sub(*first) <= INTERVAL_MICROS;
-        self.begun.front().is_some_and(is_burst) || self.lost_until.is_some_and(|until| micros < until)
+        self.begun.front().is_some_and(is_burst) || self.left_out_until.is_some_and(|until| micros < until)
     }
 }

@@ -123,7 +123,8 @@ pub(crate) async fn run(
         if let Some(totals) = totals.as_mut().filter(|_| any) {
             totals.soon();
         }
-        if let Some(total) = total {
+        // One that is held back is counted already.
+        if let Some(total) = total.filter(|_| !reader.assembler.waits()) {
             out.send(Observation::KillTotal(total)).await.context("pass on an observation")?;
         }
         if stopping {

@@ -18,8 +18,8 @@ use crate::{
 
 /// When a new cgroup is looked at: the runtime makes it before it writes its state, the engine names it after.
 const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_000_000];
-/// A new cgroup is looked at, too, when a program begins in it, but no more often: a runtime's own comes before the
-/// container's.
+/// A new cgroup is looked at, too, when a program begins in it, and from then on anew, for on a slow host that is late; but no
+/// more often: a runtime's own comes before the container's.
 const LOOKS_AT_BEGINNINGS: usize = 4;
 /// A look that was made so shortly before is not made again for an event: of one kill more than one thing is told, and of a
 /// group kill many.
@@ -51,6 +51,8 @@ struct Entry {
     /// `None` until it was first looked at.
     known: Option<Known>,
     looked_ns: u64,
+    /// When it is looked at next.
+    due_ns: Option<u64>,
     looks: usize,
     beginnings: usize,
     is_removed: bool,
@@ -109,10 +111,19 @@ impl Registry {
     fn insert(&mut self, memcg: MemcgId, path: CgroupPath, made_ns: u64, look_ns: u64) {
         // A scan finds those again that are known: they were looked at, or will be.
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
-            self.due.insert((look_ns, memcg));
             self.by_path.insert(path.clone(), memcg);
             entry.insert(Entry::new(path, made_ns));
+            self.look_then(memcg, look_ns);
         }
+    }
+
+    /// It is looked at then, and not when it was to be before.
+    fn look_then(&mut self, memcg: MemcgId, look_ns: u64) {
+        let Some(entry) = self.entries.get_mut(&memcg) else { return };
+        if let Some(due_ns) = entry.due_ns.replace(look_ns) {
+            self.due.remove(&(due_ns, memcg));
+        }
+        self.due.insert((look_ns, memcg));
     }
 
     /// Cgroups that are thought to live and are not among these: gone, or made since.
@@ -156,7 +167,13 @@ impl Registry {
         }
         entry.beginnings += 1;
         let path = entry.path.clone();
-        self.look_at(memcg, &path).is_some()
+        let Some(entry) = self.look_at(memcg, &path) else { return false };
+        entry.looks = 0;
+        let (is_complete, looked_ns) = (entry.is_complete(), entry.looked_ns);
+        if !is_complete {
+            self.look_then(memcg, looked_ns.saturating_add(LOOK_AFTER_NS[0]));
+        }
+        true
     }
 
     /// Every cgroup that is known.
@@ -325,7 +342,9 @@ impl Registry {
     }
 
     fn look_again(&mut self, memcg: MemcgId, now_ns: u64) {
-        let Some(path) = self.path(memcg).cloned() else { return };
+        let Some(entry) = self.entries.get_mut(&memcg) else { return };
+        entry.due_ns = None;
+        let path = entry.path.clone();
         let Some(entry) = self.look_at(memcg, &path) else { return };
         // What a runtime has not written yet it may write all the same, and what it deleted is not there.
         if entry.is_removed {
@@ -333,7 +352,7 @@ impl Registry {
         }
         entry.looks += 1;
         if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
-            self.due.insert((now_ns.saturating_add(*after), memcg));
+            self.look_then(memcg, now_ns.saturating_add(*after));
         }
     }
 
@@ -354,7 +373,7 @@ impl Registry {
 
 impl Entry {
     fn new(path: CgroupPath, made_ns: u64) -> Self {
-        Self { path, made_ns, known: None, looked_ns: 0, looks: 0, beginnings: 0, is_removed: false }
+        Self { path, made_ns, known: None, looked_ns: 0, due_ns: None, looks: 0, beginnings: 0, is_removed: false }
     }
 
     /// Another look would tell nothing new.

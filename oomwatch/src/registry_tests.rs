@@ -83,6 +83,20 @@ fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
 }
 
 #[test]
+fn a_cgroup_in_which_a_program_begins_late_is_looked_at_anew() {
+    let mut registry = registry(&["/a"]);
+    let made_ns = registry.next_deadline().unwrap();
+    for _ in 1..LOOK_AFTER_NS.len() {
+        let now_ns = registry.next_deadline().unwrap();
+        assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)]);
+    }
+    assert!(registry.began(memcg(10)));
+    let due: Vec<u64> = registry.due.iter().map(|(due_ns, _)| *due_ns).collect();
+    assert_eq!(due, [registry.entries[&memcg(10)].looked_ns + LOOK_AFTER_NS[0]]);
+    assert!(due[0] > made_ns && !registry.entries[&memcg(10)].is_final());
+}
+
+#[test]
 fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
     let mut registry = registry(&[]);
     let made = |id, boot_ns| CgroupChange { boot_ns, memcg: memcg(id), path: Some(CgroupPath::from_bytes(b"/a")) };

@@ -21,8 +21,10 @@ const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_0
 /// A new cgroup is looked at, too, when a program begins in it, and from then on anew, for on a slow host that is late; but no
 /// more often: a runtime's own comes before the container's.
 const LOOKS_AT_BEGINNINGS: usize = 4;
-/// A look that was made so shortly before is not made again for an event: of one kill more than one thing is told, and of a
-/// group kill many.
+/// And once more so much later: crun writes its state while the program begins, and deletes it right after its end.
+const LOOK_AFTER_BEGINNING_NS: u64 = 2_000_000;
+/// A look at a container that was made so shortly before is not made again for an event: of one kill more than one thing is
+/// told, and of a group kill many.
 const FRESH_NS: u64 = 5_000_000;
 /// After so many of them a runtime has written what it writes.
 const SETTLED_LOOKS: usize = 2;
@@ -55,6 +57,8 @@ struct Entry {
     due_ns: Option<u64>,
     looks: usize,
     beginnings: usize,
+    /// A program began in it since the last look but one.
+    has_begun: bool,
     is_removed: bool,
 }
 
@@ -168,10 +172,10 @@ impl Registry {
         entry.beginnings += 1;
         let path = entry.path.clone();
         let Some(entry) = self.look_at(memcg, &path) else { return false };
-        entry.looks = 0;
+        (entry.looks, entry.has_begun) = (0, true);
         let (is_complete, looked_ns) = (entry.is_complete(), entry.looked_ns);
         if !is_complete {
-            self.look_then(memcg, looked_ns.saturating_add(LOOK_AFTER_NS[0]));
+            self.look_then(memcg, looked_ns.saturating_add(LOOK_AFTER_BEGINNING_NS));
         }
         true
     }
@@ -305,7 +309,7 @@ impl Registry {
     /// What is known of a cgroup, after another look where that may tell more.
     fn known(&mut self, memcg: Option<MemcgId>, path: &CgroupPath) -> Known {
         let entry = memcg.and_then(|memcg| self.entries.get(&memcg));
-        let holds = |entry: &&Entry| entry.is_final() || clock::boot_ns().saturating_sub(entry.looked_ns) < FRESH_NS;
+        let holds = |entry: &&Entry| entry.is_final() || entry.is_fresh();
         if let Some(known) = entry.filter(holds).and_then(|entry| entry.known.clone()) {
             return known;
         }
@@ -350,7 +354,7 @@ impl Registry {
         if entry.is_removed {
             return;
         }
-        entry.looks += 1;
+        entry.looks += usize::from(!std::mem::take(&mut entry.has_begun));
         if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
             self.look_then(memcg, now_ns.saturating_add(*after));
         }
@@ -373,12 +377,27 @@ impl Registry {
 
 impl Entry {
     fn new(path: CgroupPath, made_ns: u64) -> Self {
-        Self { path, made_ns, known: None, looked_ns: 0, due_ns: None, looks: 0, beginnings: 0, is_removed: false }
+        Self {
+            path,
+            made_ns,
+            known: None,
+            looked_ns: 0,
+            due_ns: None,
+            looks: 0,
+            beginnings: 0,
+            has_begun: false,
+            is_removed: false,
+        }
     }
 
     /// Another look would tell nothing new.
     fn is_final(&self) -> bool {
         self.is_complete() || self.looks >= LOOK_AFTER_NS.len()
+    }
+
+    fn is_fresh(&self) -> bool {
+        let is_container = self.known.as_ref().is_some_and(|known| known.container_depth.is_some());
+        is_container && clock::boot_ns().saturating_sub(self.looked_ns) < FRESH_NS
     }
 
     fn is_complete(&self) -> bool {

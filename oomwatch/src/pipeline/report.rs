@@ -6,7 +6,9 @@ use super::Pipeline;
 use crate::{
     clock,
     correlate::{Finding, Subject},
-    event::{AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, SCHEMA, Severity, Source},
+    event::{
+        AgentStarted, AgentStopped, Body, Confidence, Event, Loss, LossStage, OomKill, Role, SCHEMA, Severity, Source,
+    },
     workload::{CgroupIdentity, LimitOwner, Workload, limit_owner},
 };
 
@@ -25,8 +27,10 @@ impl Pipeline {
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or_else(|| sandbox_depth(&finding));
         if let Body::OomKill(kill) = &mut finding.body {
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
-            // Where no program tells of a runtime's start, better no answer than a wrong one.
-            if finding.source != Source::Bpf
+            // Where no program tells of a runtime's start, better no answer than a wrong one; nor of the first process of a pid
+            // namespace, whose runtime may have had no time to write its state.
+            let is_init = kill.victim.as_ref().is_some_and(|victim| victim.role == Some(Role::Init));
+            if (finding.source != Source::Bpf || is_init)
                 && kill.limit_owner == Some(LimitOwner::Slice)
                 && let Some(Subject { memcg, path: Some(path) }) = &finding.subject
                 && finding.limit_depth == Some(path.depth())

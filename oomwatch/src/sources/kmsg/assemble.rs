@@ -88,7 +88,6 @@ impl Assembler {
         let line = self.whole_line(record);
         match line? {
             Line::Invoked { comm } => {
-                self.dumps.begun(record.micros);
                 self.dump = Dump::default();
                 self.dump.trigger = Some(LoggedTrigger { tid: None, pid: None, comm });
                 self.group = None;
@@ -117,9 +116,9 @@ impl Assembler {
             }
             Line::Killed(killed) => {
                 let before = self.flush();
-                let mut kill = self.kill(killed, record, times);
+                let (mut kill, is_doubtful) = self.kill(killed, record, times);
                 let kills_as_group = complete(&mut kill);
-                leave_group(&mut kill);
+                leave_group(&mut kill, is_doubtful);
                 let begins_group = kill.group.is_none() || self.dumps.may_be_left_out(record.micros);
                 let wait_ns = if kills_as_group && begins_group { GROUP_SETTLE_NS } else { SETTLE_NS };
                 let until_ns = kill.read_ns.saturating_add(wait_ns);
@@ -182,6 +181,7 @@ impl Assembler {
         }
         let line = Line::parse(&record.text);
         if begins_summary(&record.text) {
+            self.dumps.written(record.micros);
             self.cut = line.is_none().then(|| (record.text.clone(), 1));
         }
         line
@@ -204,7 +204,8 @@ impl Assembler {
         });
     }
 
-    fn kill(&mut self, killed: Killed, record: &Record, times: Times) -> LoggedKill {
+    /// A kill, and whether it is of its group only if it is in there.
+    fn kill(&mut self, killed: Killed, record: &Record, times: Times) -> (LoggedKill, bool) {
         let Dump { trigger, usage, summary } = std::mem::take(&mut self.dump);
         let Killed { of_memcg, tid, comm, memory, uid, oom_score_adj } = killed;
         let mut kill = LoggedKill {
@@ -241,20 +242,24 @@ impl Assembler {
                 });
             }
         } else {
-            self.join_group(&mut kill, record.micros);
+            let is_doubtful = self.join_group(&mut kill, record.micros);
+            return (kill, is_doubtful);
         }
-        kill
+        (kill, false)
     }
 
-    /// A kill without a dump of its own, right after others of a group, is of that group.
-    fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) {
-        // Every other kill has a dump.
-        let Some(group) = &mut self.group else { return self.dumps.left_out(micros) };
+    /// A kill without a dump of its own, after others of a group, is of that group; with some doubt where another one's dump
+    /// may be left out.
+    fn join_group(&mut self, kill: &mut LoggedKill, micros: u64) -> bool {
+        let Some(group) = &mut self.group else {
+            // Every other kill has a dump.
+            self.dumps.left_out(micros);
+            return false;
+        };
         let age = micros.saturating_sub(group.last_micros);
         let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm);
-        let is_crowded = !is_first && self.dumps.may_be_left_out(micros);
-        if age > if is_crowded { CROWDED_GAP_MICROS } else { GROUP_GAP_MICROS } {
-            return;
+        if age > GROUP_GAP_MICROS {
+            return false;
         }
         group.last_micros = micros;
         kill.group = Some(group.named.clone());
@@ -265,16 +270,18 @@ impl Assembler {
         if kill.again {
             kill.task_memcg.clone_from(&group.task_memcg);
         }
+        !is_first && age > CROWDED_GAP_MICROS && self.dumps.may_be_left_out(micros)
     }
 }
 
-/// A victim outside of the cgroup that is killed as one came right after it, without a dump of its own.
-fn leave_group(kill: &mut LoggedKill) {
+/// A victim outside of the cgroup that is killed as one came after it, without a dump of its own.
+fn leave_group(kill: &mut LoggedKill, is_doubtful: bool) {
     let Some(group) = kill.group.take_if(|_| !kill.again) else { return };
-    if kill.task_memcg.as_ref().is_some_and(|memcg| !memcg.path.is_within(&group.path)) {
-        (kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None);
-    } else {
+    let is_inside = kill.task_memcg.as_ref().map(|memcg| memcg.path.is_within(&group.path));
+    if is_inside.unwrap_or(!is_doubtful) {
         kill.group = Some(group);
+    } else {
+        (kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None);
     }
 }
 

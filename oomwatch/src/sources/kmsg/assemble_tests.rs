@@ -162,19 +162,22 @@ fn members_of_a_group_kill_are_of_it_and_its_first_victim_comes_twice() {
 #[test]
 fn a_late_kill_without_a_dump_is_of_the_group_unless_its_dump_may_be_left_out() {
     let invoked = "t invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0";
+    let before = summary("/a", "/a", "w", 4);
     let group = "Tasks in /g are going to be killed due to memory.oom.group set";
     let is_of_group = |dumps: usize, late_micros: u64| {
         let (summary, first, late) = (summary("/g", "/g", "x", 5), killed(5, "x"), killed(7, "z"));
-        let mut lines = vec![invoked; dumps];
+        let mut lines = vec![invoked; 20];
+        lines.extend(vec![&*before; dumps]);
         lines.extend([&*summary, &*first, group, &*late]);
         let mut records = log(&lines);
         records.last_mut().unwrap().micros += late_micros;
         kills(&records).last().unwrap().group.is_some()
     };
-    assert!(is_of_group(9, 900_000), "the host stood still between them");
-    assert!(is_of_group(10, 37_000), "a slow console");
-    assert!(!is_of_group(10, 900_000), "the eleventh dump in five seconds");
-    assert!(is_of_group(10, 7_000_000), "the kernel would write a dump by then");
+    assert!(is_of_group(8, 900_000), "the host stood still between them");
+    assert!(is_of_group(9, 37_000), "a slow console");
+    assert!(!is_of_group(9, 900_000), "the eleventh dump in five seconds");
+    assert!(is_of_group(10, 900_000), "the next five seconds");
+    assert!(is_of_group(9, 7_000_000), "the kernel would write a dump by then");
     assert!(!is_of_group(1, 61_000_000));
 }
 
@@ -195,6 +198,26 @@ fn a_group_whose_first_victim_was_spared_is_not_that_of_a_kill_before() {
     let kills = kills(&log(&lines));
     assert_eq!(kills.iter().map(|kill| (kill.tid, kill.group.is_some())).collect::<Vec<_>>(), [(5, false), (7, false)]);
     assert_eq!(kills[1].oom_memcg, None);
+}
+
+#[test]
+fn a_late_kill_in_the_cgroup_is_of_its_group_whatever_is_left_out() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let mut records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(6, "y"), &killed(7, "z")]);
+    records[3].micros += 900_000;
+    records[4].micros += 1_800_000;
+    let mut assembler = Assembler::default();
+    assert_eq!(assembler.interrupted(0), None);
+    let complete = |kill: &mut LoggedKill| {
+        let path = CgroupPath::from_bytes(if kill.tid == 6 { b"/g/a" } else { b"/other" });
+        if kill.task_memcg.is_none() {
+            kill.task_memcg = Some(LoggedMemcg { memcg: None, path, limit_bytes: None, usage_bytes: None });
+        }
+        false
+    };
+    let mut kills: Vec<_> = records.iter().filter_map(|record| assembler.take(record, at(0), complete)).collect();
+    kills.extend(assembler.flush());
+    assert_eq!(kills.iter().map(|kill| kill.group.is_some()).collect::<Vec<_>>(), [true, true, false]);
 }
 
 #[test]

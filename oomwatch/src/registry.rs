@@ -23,8 +23,7 @@ const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_0
 const LOOKS_AT_BEGINNINGS: usize = 4;
 /// And once more so much later: crun writes its state while the program begins, and deletes it right after its end.
 const LOOK_AFTER_BEGINNING_NS: u64 = 2_000_000;
-/// A look at a container that was made so shortly before is not made again for an event: of one kill more than one thing is
-/// told, and of a group kill many.
+/// A look for an event is not made again so shortly after: of one kill more than one thing is told, and of a group kill many.
 const FRESH_NS: u64 = 5_000_000;
 /// After so many of them a runtime has written what it writes.
 const SETTLED_LOOKS: usize = 2;
@@ -52,13 +51,16 @@ struct Entry {
     made_ns: u64,
     /// `None` until it was first looked at.
     known: Option<Known>,
-    looked_ns: u64,
+    /// When it was last looked at for an event.
+    asked_ns: u64,
     /// When it is looked at next.
     due_ns: Option<u64>,
     looks: usize,
     beginnings: usize,
     /// A program began in it since the last look but one.
     has_begun: bool,
+    /// A runtime has written what it writes.
+    is_settled: bool,
     is_removed: bool,
 }
 
@@ -173,9 +175,8 @@ impl Registry {
         let path = entry.path.clone();
         let Some(entry) = self.look_at(memcg, &path) else { return false };
         (entry.looks, entry.has_begun) = (0, true);
-        let (is_complete, looked_ns) = (entry.is_complete(), entry.looked_ns);
-        if !is_complete {
-            self.look_then(memcg, looked_ns.saturating_add(LOOK_AFTER_BEGINNING_NS));
+        if !entry.is_complete() {
+            self.look_then(memcg, clock::boot_ns().saturating_add(LOOK_AFTER_BEGINNING_NS));
         }
         true
     }
@@ -268,7 +269,7 @@ impl Registry {
             let is_container = known.container_depth == Some(entry.path.depth())
                 && known.workload.container_id.is_some()
                 && self.owner(*memcg, &entry.path) == Some(*memcg);
-            let settled = entry.looks >= SETTLED_LOOKS || is_complete(&known.workload);
+            let settled = entry.is_settled || is_complete(&known.workload);
             (is_container && settled).then_some((*memcg, &known.workload))
         })
     }
@@ -315,7 +316,10 @@ impl Registry {
         }
         let looked = self.look(path);
         match memcg.and_then(|memcg| self.entries.get_mut(&memcg)) {
-            Some(entry) => entry.learn(looked).clone(),
+            Some(entry) => {
+                entry.asked_ns = clock::boot_ns();
+                entry.learn(looked).clone()
+            }
             None => looked,
         }
     }
@@ -355,6 +359,7 @@ impl Registry {
             return;
         }
         entry.looks += usize::from(!std::mem::take(&mut entry.has_begun));
+        entry.is_settled |= entry.looks >= SETTLED_LOOKS;
         if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
             self.look_then(memcg, now_ns.saturating_add(*after));
         }
@@ -381,11 +386,12 @@ impl Entry {
             path,
             made_ns,
             known: None,
-            looked_ns: 0,
+            asked_ns: 0,
             due_ns: None,
             looks: 0,
             beginnings: 0,
             has_begun: false,
+            is_settled: false,
             is_removed: false,
         }
     }
@@ -396,8 +402,7 @@ impl Entry {
     }
 
     fn is_fresh(&self) -> bool {
-        let is_container = self.known.as_ref().is_some_and(|known| known.container_depth.is_some());
-        is_container && clock::boot_ns().saturating_sub(self.looked_ns) < FRESH_NS
+        clock::boot_ns().saturating_sub(self.asked_ns) < FRESH_NS
     }
 
     fn is_complete(&self) -> bool {
@@ -406,7 +411,6 @@ impl Entry {
 
     /// Keeps what tells more: the files of a container vanish with it.
     fn learn(&mut self, looked: Known) -> &Known {
-        self.looked_ns = clock::boot_ns();
         let old = self.known.take();
         let kept = match old {
             Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,

@@ -92,8 +92,9 @@ fn a_cgroup_in_which_a_program_begins_late_is_looked_at_anew() {
     }
     assert!(registry.began(memcg(10)));
     let due: Vec<u64> = registry.due.iter().map(|(due_ns, _)| *due_ns).collect();
-    assert_eq!(due, [registry.entries[&memcg(10)].looked_ns + LOOK_AFTER_BEGINNING_NS]);
-    assert!(due[0] > made_ns && !registry.entries[&memcg(10)].is_final());
+    assert_eq!(due.len(), 1);
+    assert!(due[0] > made_ns && due[0] <= clock::boot_ns() + LOOK_AFTER_BEGINNING_NS);
+    assert!(!registry.entries[&memcg(10)].is_final());
     registry.tick(due[0], usize::MAX);
     assert_eq!(registry.next_deadline(), Some(due[0] + LOOK_AFTER_NS[0]));
 }

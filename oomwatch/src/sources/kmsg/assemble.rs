@@ -29,6 +29,8 @@ struct Group {
     named: LoggedGroup,
     first_tid: u32,
     first_comm: Vec<u8>,
+    /// It was killed for the second time.
+    is_first_again: bool,
     /// The first victim as it was told, for its second kill.
     task_memcg: Option<LoggedMemcg>,
     oom_memcg: Option<LoggedMemcg>,
@@ -85,6 +87,9 @@ impl Assembler {
         if !record.of_kernel {
             return None;
         }
+        if is_of_new_interval(&record.text) {
+            self.dumps.begin_anew();
+        }
         let line = self.whole_line(record);
         match line? {
             Line::Invoked { comm } => {
@@ -118,7 +123,7 @@ impl Assembler {
                 let before = self.flush();
                 let (mut kill, is_doubtful) = self.kill(killed, record, times);
                 let kills_as_group = complete(&mut kill);
-                leave_group(&mut kill, is_doubtful);
+                self.settle_group(&mut kill, is_doubtful, record.micros);
                 let begins_group = kill.group.is_none() || self.dumps.may_be_left_out(record.micros);
                 let wait_ns = if kills_as_group && begins_group { GROUP_SETTLE_NS } else { SETTLE_NS };
                 let until_ns = kill.read_ns.saturating_add(wait_ns);
@@ -191,17 +196,37 @@ impl Assembler {
         self.group = None;
         let Some(Last { kill: first, .. }) = self.last.as_mut() else { return };
         let group = LoggedGroup { first_seq: first.seq, path };
-        first.group = Some(group.clone());
+        if first.group.replace(group.clone()).is_some() {
+            // It was taken for one of the group before.
+            (first.trigger, first.constraint, first.oom_memcg) = (None, None, None);
+            first.again = false;
+        }
         self.group = Some(Group {
             named: group,
             first_tid: first.tid,
             first_comm: first.comm.clone(),
+            is_first_again: false,
             task_memcg: first.task_memcg.clone(),
             oom_memcg: first.oom_memcg.clone(),
             trigger: first.trigger.clone(),
             constraint: first.constraint,
             last_micros: micros,
         });
+    }
+
+    /// Whether a kill is of the group after all: a victim outside of the cgroup that is killed as one may come after it, without
+    /// a dump of its own.
+    fn settle_group(&mut self, kill: &mut LoggedKill, is_doubtful: bool, micros: u64) {
+        let (Some(of), Some(group)) = (&kill.group, &mut self.group) else { return };
+        let is_inside = kill.task_memcg.as_ref().map(|memcg| memcg.path.is_within(&of.path));
+        if kill.again || is_inside.unwrap_or(!is_doubtful) {
+            group.last_micros = micros;
+            return;
+        }
+        if is_inside.is_some() {
+            self.dumps.left_out(micros);
+        }
+        (kill.group, kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None, None);
     }
 
     /// A kill, and whether it is of its group only if it is in there.
@@ -257,11 +282,10 @@ impl Assembler {
             return false;
         };
         let age = micros.saturating_sub(group.last_micros);
-        let is_first = (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm);
+        let is_first = !group.is_first_again && (kill.tid, &kill.comm) == (group.first_tid, &group.first_comm);
         if age > GROUP_GAP_MICROS {
             return false;
         }
-        group.last_micros = micros;
         kill.group = Some(group.named.clone());
         kill.trigger.clone_from(&group.trigger);
         kill.constraint = group.constraint;
@@ -269,20 +293,15 @@ impl Assembler {
         kill.again = is_first;
         if kill.again {
             kill.task_memcg.clone_from(&group.task_memcg);
+            group.is_first_again = true;
         }
         !is_first && age > CROWDED_GAP_MICROS && self.dumps.may_be_left_out(micros)
     }
 }
 
-/// A victim outside of the cgroup that is killed as one came after it, without a dump of its own.
-fn leave_group(kill: &mut LoggedKill, is_doubtful: bool) {
-    let Some(group) = kill.group.take_if(|_| !kill.again) else { return };
-    let is_inside = kill.task_memcg.as_ref().map(|memcg| memcg.path.is_within(&group.path));
-    if is_inside.unwrap_or(!is_doubtful) {
-        kill.group = Some(group);
-    } else {
-        (kill.trigger, kill.constraint, kill.oom_memcg) = (None, None, None);
-    }
+/// `oom_kill_process: 7 callbacks suppressed` is written right before the first dump after those that were left out.
+fn is_of_new_interval(text: &[u8]) -> bool {
+    text.starts_with(b"oom_kill_process: ") && text.ends_with(b" callbacks suppressed")
 }
 
 /// The kernel writes the name and a space.

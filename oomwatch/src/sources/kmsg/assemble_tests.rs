@@ -221,6 +221,30 @@ fn a_late_kill_in_the_cgroup_is_of_its_group_whatever_is_left_out() {
 }
 
 #[test]
+fn who_is_of_no_group_makes_none_of_those_after_it_be_of_it() {
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let mut records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(6, "y"), &killed(7, "z")]);
+    records[3].micros += 900_000;
+    records[4].micros += 950_000;
+    let mut assembler = Assembler::default();
+    assert_eq!(assembler.interrupted(0), None);
+    let mut kills: Vec<_> = records.iter().filter_map(|record| assembler.take(record, at(0), |_| false)).collect();
+    kills.extend(assembler.flush());
+    assert_eq!(kills.iter().map(|kill| kill.group.is_some()).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
+fn a_group_kill_without_a_dump_takes_nothing_from_the_group_before() {
+    let of = |path: &str| format!("Tasks in {path} are going to be killed due to memory.oom.group set");
+    let lines =
+        [&*summary("/g", "/g", "x", 5), &killed(5, "x"), &of("/g"), &killed(6, "y"), &of("/h"), &killed(7, "z")];
+    let kills = kills(&log(&lines));
+    let told: Vec<_> =
+        kills.iter().map(|kill| (kill.group.as_ref().unwrap().first_seq, kill.oom_memcg.is_some())).collect();
+    assert_eq!(told, [(2, true), (4, false), (4, false)]);
+}
+
+#[test]
 fn what_was_lost_may_have_been_dumps() {
     let group = "Tasks in /g are going to be killed due to memory.oom.group set";
     let mut records = log(&[&*summary("/g", "/g", "x", 5), &killed(5, "x"), group, &killed(7, "z")]);

@@ -24,6 +24,11 @@ impl Dumps {
         self.interval = Some((began, dumps + 1));
     }
 
+    /// The next one is the first of five seconds.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::default();
+    }
+
     /// One is left out at this time, microseconds, or lines before it are missing.
     pub(super) fn left_out(&mut self, micros: u64) {
         self.left_out_until = Some(micros.saturating_add(INTERVAL_MICROS + SLACK_MICROS));

@@ -153,16 +153,17 @@ impl Drop for LastLines {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, atomic::AtomicBool};
 
     use super::*;
 
-    /// Takes nothing while it is locked.
+    /// Takes nothing while it is locked, but notes that it was asked to.
     #[derive(Clone, Default)]
-    struct Reader(Arc<Mutex<Vec<u8>>>);
+    struct Reader(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
 
     impl Write for Reader {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1.store(true, Ordering::Relaxed);
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -180,6 +181,10 @@ mod tests {
         let more = QUEUE + 100;
         for number in 0..more {
             log.write_all(format!("{number}\n").as_bytes()).unwrap();
+            // The first line waits outside of the queue.
+            while !reader.1.load(Ordering::Relaxed) {
+                thread::sleep(LOOK);
+            }
         }
         drop(stops);
         drop(last_lines);

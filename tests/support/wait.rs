@@ -7,9 +7,8 @@ use std::{
 
 /// Longest wait for an event; a virtual machine without hardware support is slow.
 pub const EVENT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest wait for a process to start, to end or to say something: each of a hundred kills in a cgroup may take the kernel a
-/// second in a virtual machine.
-pub const PROCESS_TIMEOUT: Duration = Duration::from_mins(2);
+/// Longest wait for a process to start, to end or to say something.
+pub const PROCESS_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Time between two looks.
 const STEP: Duration = Duration::from_millis(2);

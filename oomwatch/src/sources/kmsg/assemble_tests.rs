@@ -182,6 +182,23 @@ fn a_late_kill_without_a_dump_is_of_the_group_unless_its_dump_may_be_left_out() 
 }
 
 #[test]
+fn the_kernel_says_when_its_five_seconds_begin_anew() {
+    // As Linux 6.18 wrote it, right before the dump.
+    let suppressed = "oom_kill_process: 12 callbacks suppressed";
+    let group = "Tasks in /g are going to be killed due to memory.oom.group set";
+    let (before, summary) = (summary("/a", "/a", "w", 4), summary("/g", "/g", "x", 5));
+    let is_of_group = |news: &str| {
+        let (first, late) = (killed(5, "x"), killed(7, "z"));
+        let mut lines = vec![&*before; 9];
+        lines.extend([news, &*summary, &*first, group, &*late]);
+        let mut records = log(&lines);
+        records.last_mut().unwrap().micros += 900_000;
+        kills(&records).last().unwrap().group.is_some()
+    };
+    assert!(is_of_group(suppressed) && !is_of_group("other"));
+}
+
+#[test]
 fn an_agent_that_begins_in_a_storm_sees_that_dumps_are_left_out() {
     let group = "Tasks in /g are going to be killed due to memory.oom.group set";
     let mut records = log(&[&killed(5, "x"), group, &killed(6, "y"), &killed(7, "z")]);

@@ -38,13 +38,10 @@ impl Object {
         if self.0 == 0 { None } else { Some(self) }
     }
 
-    /// Address of a field.
+    /// Address of a field. Of NULL it is one at which nothing can be read, which costs the verifier less than to ask.
     #[inline(always)]
     pub(crate) fn address_of(self, field: Field) -> Option<u64> {
-        match offset(field) {
-            Some(bytes) if self.0 != 0 => Some(self.0 + bytes),
-            _ => None,
-        }
+        offset(field).map(|bytes| self.0 + bytes)
     }
 
     /// Value of a field.

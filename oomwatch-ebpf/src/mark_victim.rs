@@ -96,6 +96,8 @@ fn describe_memory(kill: &mut KillRecord, task: Object) {
     kill.pgtables_bytes = mm.get(Field::MmPgtablesBytes);
     kill.rss_pages = [0; 4];
     kill.has_memory = 0;
+    // A task that has no memory any more says nothing of it.
+    let Some(mm) = mm.non_null() else { return };
     if let (Some(first), Some(stride)) = (mm.address_of(Field::MmRssStat), offset(Field::MmRssStride)) {
         kill.rss_pages = [read(first), read(first + stride), read(first + 2 * stride), read(first + 3 * stride)];
         kill.has_memory = 1;

@@ -5,7 +5,7 @@
 //! - `cgroup=v1`, `cgroup=v2`: which cgroups have the memory controller
 //! - `all`, `subset`: every scenario, or those of `/subset`
 //! - `half=0`, `half=1`: every other program
-//! - `skip=TEXT`: no scenarios whose name has this
+//! - `skip=TEXT`, any number of times: no scenarios whose name has this
 //! - `filter=TEXT`: only scenarios whose name has this
 //! - `shell`: instead of scenarios a shell for a person
 
@@ -63,10 +63,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         if has("shell") {
             return shell().map(|()| Vec::new());
         }
-        let value = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='));
+        let values = |name| arguments.iter().filter_map(move |argument| argument.strip_prefix(name)?.strip_prefix('='));
+        let value = |name| values(name).next();
         let choice = if has("subset") { Choice::Subset } else { Choice::All };
         let half = value("half").and_then(|half| half.parse().ok());
-        programs::run(choice, half, value("skip"), value("filter"))
+        programs::run(choice, half, &values("skip").collect::<Vec<_>>(), value("filter"))
     });
     let verdict = match outcome {
         Ok(failed) if failed.is_empty() => "init: success".to_owned(),

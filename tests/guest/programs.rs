@@ -20,7 +20,7 @@ pub(crate) enum Choice {
 pub(crate) fn run(
     choice: Choice,
     half: Option<usize>,
-    skip: Option<&str>,
+    skip: &[&str],
     filter: Option<&str>,
 ) -> Result<Vec<String>, Box<dyn Error>> {
     let mut programs = BTreeMap::new();
@@ -41,7 +41,7 @@ pub(crate) fn run(
         }
         let mut command = Command::new(program);
         command.arg("--test-threads=1");
-        for scenario in of(&host_only, &name).into_iter().chain(skip) {
+        for scenario in of(&host_only, &name).into_iter().chain(skip.iter().copied()) {
             command.args(["--skip", scenario]);
         }
         if choice == Choice::Subset {

@@ -29,8 +29,8 @@ pub(super) struct Boot {
     pub(super) archive: PathBuf,
     /// Which half of the programs runs, 0 or 1; all where it is not halved.
     pub(super) half: Option<u8>,
-    /// A scenario of the subset that does not run here.
-    pub(super) skip: Option<&'static str>,
+    /// Scenarios of the subset that do not run here.
+    pub(super) skip: Vec<&'static str>,
 }
 
 impl Boot {
@@ -80,14 +80,15 @@ fn boot_one(boot: &Boot, filter: &str) -> anyhow::Result<Booted> {
     let name = boot.name();
     let (console, log) = (log_file(&name, "console")?, log_file(&name, "log")?);
     let choice = if filter.is_empty() && !guest.kernel.everything { "subset" } else { "all" };
-    let skip = boot.skip.filter(|_| choice == "subset");
-    if let Some(scenario) = skip {
+    let skip = if choice == "subset" { boot.skip.as_slice() } else { &[] };
+    for scenario in skip {
         say(&format!("{name}| {scenario} runs with the other version of cgroups"));
     }
-    let skip = skip.map_or_else(String::new, |scenario| format!(" skip={scenario}"));
-    let filter = if filter.is_empty() { String::new() } else { format!(" filter={filter}") };
-    let half = boot.half.map_or_else(String::new, |half| format!(" half={half}"));
-    let arguments = format!("cgroup={} {choice}{half}{skip}{filter}", guest.hierarchy);
+    let mut arguments = vec![format!("cgroup={}", guest.hierarchy), choice.to_owned()];
+    arguments.extend(boot.half.map(|half| format!("half={half}")));
+    arguments.extend(skip.iter().map(|scenario| format!("skip={scenario}")));
+    arguments.extend((!filter.is_empty()).then(|| format!("filter={filter}")));
+    let arguments = arguments.join(" ");
     let machine = Machine {
         arch: guest.kernel.arch,
         image: &boot.image,

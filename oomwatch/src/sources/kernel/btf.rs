@@ -7,6 +7,8 @@ use thiserror::Error;
 
 const MAGIC: u16 = 0xeb9f;
 const VERSION: u8 = 1;
+/// Size of the header, bytes; later versions of it have more.
+const HEADER: u32 = 24;
 /// Bytes of a type before what its kind adds.
 const TYPE_HEADER: usize = 12;
 /// Position of every so-many-th type kept; the others are reached by walking at most this many headers.
@@ -45,6 +47,27 @@ pub(crate) enum BtfError {
 /// Names a type within one [`Btf`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TypeId(u32);
+
+/// BTF with these functions under their ids, and forward declarations under all others. aya looks functions up in BTF of
+/// which it keeps every type, and that of a kernel has 126,000, with their members.
+pub(crate) fn of_functions(functions: &[(&str, TypeId)]) -> Vec<u8> {
+    const FORWARD: [u32; 3] = [0, 7 << 24, 0];
+    const FUNCTION: u32 = 12 << 24;
+    let count = functions.iter().map(|(_, id)| id.0).max().unwrap_or(0);
+    let mut types = vec![FORWARD; count as usize];
+    let mut strings = vec![0];
+    for (name, TypeId(id)) in functions {
+        if let Some(function) = types.get_mut(id.saturating_sub(1) as usize) {
+            *function = [length(&strings), FUNCTION, 0];
+            strings.extend(name.bytes().chain([0]));
+        }
+    }
+    let types = types.as_flattened();
+    let types_len = 4 * length(types);
+    let words = [HEADER, 0, types_len, types_len, length(&strings)];
+    let words = words.iter().chain(types).flat_map(|word| word.to_ne_bytes());
+    MAGIC.to_ne_bytes().into_iter().chain([VERSION, 0]).chain(words).chain(strings.iter().copied()).collect()
+}
 
 /// What a type is, as far as this reader cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,6 +407,11 @@ fn kind_of(raw_kind: u32) -> Option<(Kind, usize, usize)> {
         19 => (Kind::Enum, 0, 12),
         _ => return None,
     })
+}
+
+/// Length of what is short.
+fn length<T>(of: &[T]) -> u32 {
+    u32::try_from(of.len()).unwrap_or(u32::MAX)
 }
 
 #[inline]

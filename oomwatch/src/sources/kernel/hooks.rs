@@ -11,6 +11,7 @@ use aya::{
 };
 
 use super::{
+    btf,
     keeping::Keep,
     offsets::{KernelLayout, MarkVictimArgs},
 };
@@ -168,29 +169,20 @@ impl Attached {
     }
 }
 
-/// The kernel's types.
-#[derive(Debug)]
-pub(super) struct Types {
-    /// What of them matters here.
-    pub(super) layout: KernelLayout,
-    /// All of them: BTF.
-    pub(super) btf: Vec<u8>,
-}
-
 /// Attaches what this kernel allows. `withheld` names methods not to be tried.
-pub(super) fn attach(ebpf: &mut Ebpf, types: Option<&Types>, withheld: &[String]) -> Attached {
+pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &[String]) -> Attached {
     let mut attached = Attached::default();
-    let Some(Types { layout, btf }) = types else {
+    let Some(layout) = layout else {
         attach_record(ebpf, &mut attached);
         return attached;
     };
-    let mut prober = Prober { ebpf, btf, parsed: None, withheld, links: Vec::new() };
+    let mut prober = Prober { ebpf, layout, functions: None, withheld, links: Vec::new() };
     for hook in [MKDIR, RMDIR] {
         attached.hooks.push(prober.raw_hook(hook));
     }
-    prober.kill_hooks(&mut attached, layout);
-    prober.victim_hook(&mut attached, layout);
-    prober.no_kill_hook(&mut attached, layout);
+    prober.kill_hooks(&mut attached);
+    prober.victim_hook(&mut attached);
+    prober.no_kill_hook(&mut attached);
     let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { RECLAIM_NAMED } else { RECLAIM };
     attached.hooks.push(prober.raw_hook(reclaim));
     let exec = prober.raw_hook(EXEC);
@@ -220,25 +212,25 @@ fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
 
 struct Prober<'a> {
     ebpf: &'a mut Ebpf,
-    btf: &'a [u8],
-    /// The same, when the first fentry program wants it: it takes memory that most hosts need only for a moment.
-    parsed: Option<Btf>,
+    layout: &'a KernelLayout,
+    /// Its functions, once the first fentry program wants them.
+    functions: Option<Btf>,
     withheld: &'a [String],
     links: Vec<(String, FdLink)>,
 }
 
 impl Prober<'_> {
-    fn kill_hooks(&mut self, attached: &mut Attached, layout: &KernelLayout) {
-        let kill = self.function(&KILL, layout);
-        let run = self.function(&RUN, layout);
+    fn kill_hooks(&mut self, attached: &mut Attached) {
+        let kill = self.function(&KILL);
+        let run = self.function(&RUN);
         attached.run = run.as_ref().ok().copied();
         attached.sees_killing = kill.is_ok() && run.is_ok();
         attached.hooks.push(hook(&KILL, kill));
         attached.hooks.push(hook(&RUN, run));
     }
 
-    fn victim_hook(&mut self, attached: &mut Attached, layout: &KernelLayout) {
-        if layout.mark_victim == MarkVictimArgs::Task {
+    fn victim_hook(&mut self, attached: &mut Attached) {
+        if self.layout.mark_victim == MarkVictimArgs::Task {
             let outcome = self.raw_tracepoint("mark_victim", "mark_victim");
             attached.victim = outcome.as_ref().ok().copied();
             attached.hooks.push(Hook {
@@ -248,21 +240,21 @@ impl Prober<'_> {
                 outcome,
             });
         } else {
-            let outcome = self.function(&VICTIM, layout);
+            let outcome = self.function(&VICTIM);
             attached.victim = outcome.as_ref().ok().map(|method| method.name());
             attached.hooks.push(hook(&VICTIM, outcome));
         }
     }
 
-    fn no_kill_hook(&mut self, attached: &mut Attached, layout: &KernelLayout) {
-        let outcome = self.function(&NO_KILL, layout);
+    fn no_kill_hook(&mut self, attached: &mut Attached) {
+        let outcome = self.function(&NO_KILL);
         attached.sees_no_kill = outcome.is_ok();
         attached.hooks.push(hook(&NO_KILL, outcome));
     }
 
     /// Hooks a function by the best method that works, or says why none does.
-    fn function(&mut self, hook: &FunctionHook, layout: &KernelLayout) -> Result<Method, String> {
-        if !layout.has_function(hook.function) {
+    fn function(&mut self, hook: &FunctionHook) -> Result<Method, String> {
+        if !self.layout.has_function(hook.function) {
             return Err(format!("this kernel has no function {}", hook.function));
         }
         let mut refused = Vec::new();
@@ -287,16 +279,17 @@ impl Prober<'_> {
     }
 
     fn fentry(&mut self, name: &str, function: &str) -> Result<(), String> {
-        let btf = match self.parsed.take() {
+        let btf = match self.functions.take() {
             Some(btf) => btf,
-            None => Btf::parse(self.btf, Endianness::default()).map_err(|error| explain(&error))?,
+            None => Btf::parse(&btf::of_functions(&self.layout.functions), Endianness::default())
+                .map_err(|error| explain(&error))?,
         };
         let outcome = match self.ebpf.program_mut(name) {
             Some(Program::FEntry(program)) => load_fentry(program, function, &btf),
             Some(Program::FExit(program)) => load_fexit(program, function, &btf),
             _ => return Err(format!("the object has no fentry program {name}")),
         };
-        self.parsed = Some(btf);
+        self.functions = Some(btf);
         self.links.push((name.to_owned(), outcome.map_err(|error| refusal(&error))?));
         Ok(())
     }

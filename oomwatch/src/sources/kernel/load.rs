@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{
     btf::Btf,
     decode::Decoder,
-    hooks::{self, Attached, Hook, Types, explain},
+    hooks::{self, Attached, Hook, explain},
     keeping::{Keep, Keeping, Release},
     offsets::{self, KernelLayout, kernel_name},
     pin::{self, Kept},
@@ -106,12 +106,12 @@ pub(crate) fn load(
         return Err(LoadError::Withheld);
     }
     raise_memlock_limit();
-    let types = if is_withheld("btf") { Err("withheld".to_owned()) } else { kernel_types(hierarchy) };
-    let (types, without) = match types {
-        Ok(types) => (Some(types), String::new()),
+    let layout = if is_withheld("btf") { Err("withheld".to_owned()) } else { kernel_layout(hierarchy) };
+    let (layout, without) = match layout {
+        Ok(layout) => (Some(layout), String::new()),
         Err(reason) => (None, format!("no BTF ({reason})")),
     };
-    match attach_and_keep(hierarchy, withheld, keep.clone(), types, &without) {
+    match attach_and_keep(hierarchy, withheld, keep.clone(), layout, &without) {
         // The tracepoint's own record holds the victim's thread where nothing hands its task over.
         Err(LoadError::NoVictim(reason)) if without.is_empty() => {
             let without = format!("no hook is handed the victim ({reason})");
@@ -126,22 +126,21 @@ fn attach_and_keep(
     hierarchy: Option<&MemoryHierarchy>,
     withheld: &[String],
     keep: Option<Keep>,
-    types: Option<Types>,
+    layout: Option<KernelLayout>,
     without: &str,
 ) -> Result<Loaded, LoadError> {
-    let layout = types.as_ref().map(|types| &types.layout);
     let mut degraded = Vec::new();
     if layout.is_none() {
         degraded.push(format!("{without}: victims come without their cgroup's limits"));
     }
     let trace = if layout.is_none() { Some(trace_format()?) } else { None };
-    let table = layout.map_or([MISSING; FIELD_COUNT], |layout| layout.table);
+    let table = layout.as_ref().map_or([MISSING; FIELD_COUNT], |layout| layout.table);
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .override_global("OFFSETS", &table, true)
         .load(OBJECT)
         .map_err(|error| LoadError::Object(explain(&error)))?;
-    let mut attached = hooks::attach(&mut ebpf, types.as_ref(), withheld);
+    let mut attached = hooks::attach(&mut ebpf, layout.as_ref(), withheld);
     if attached.victim.is_none() {
         return Err(LoadError::NoVictim(reasons(&attached)));
     }
@@ -162,12 +161,11 @@ fn attach_and_keep(
         (Ok(keeping), _) => keeping,
         (Err(error), Some(keep)) if keep.cannot_pin.is_none() => {
             let cannot_pin = Some(format!("{error:#}"));
-            return attach_and_keep(hierarchy, withheld, Some(Keep { cannot_pin, ..keep }), types, without);
+            return attach_and_keep(hierarchy, withheld, Some(Keep { cannot_pin, ..keep }), layout, without);
         }
         (Err(error), _) => return Err(LoadError::Object(format!("{error:#}"))),
     };
-    let sight = sight(layout, attached, degraded);
-    drop(types);
+    let sight = sight(layout.as_ref(), attached, degraded);
     give_memory_back();
     Ok(Loaded {
         ebpf,
@@ -210,12 +208,12 @@ fn give_memory_back() {
     let _released = unsafe { libc::malloc_trim(0) };
 }
 
-fn kernel_types(hierarchy: Option<&MemoryHierarchy>) -> Result<Types, String> {
+fn kernel_layout(hierarchy: Option<&MemoryHierarchy>) -> Result<KernelLayout, String> {
     let bytes = system::kernel_btf().map_err(|error| error.to_string())?;
     let btf = Btf::parse(&bytes).map_err(|error| error.to_string())?;
     let layout = offsets::resolve(&btf, hierarchy.map_or(0, |hierarchy| hierarchy.id));
     let missing: Vec<String> = layout.missing_essential().map(kernel_name).collect();
-    if missing.is_empty() { Ok(Types { layout, btf: bytes }) } else { Err(format!("it has no {}", missing.join(", "))) }
+    if missing.is_empty() { Ok(layout) } else { Err(format!("it has no {}", missing.join(", "))) }
 }
 
 /// Without BTF all depends on the tracepoint's own record.

@@ -17,7 +17,7 @@ pub(crate) struct KernelLayout {
     /// What the tracepoint `oom:mark_victim` hands to a raw tracepoint program.
     pub(crate) mark_victim: MarkVictimArgs,
     /// Functions of the OOM killer that exist and whose first argument is the one that the program reads.
-    pub(crate) functions: Vec<&'static str>,
+    pub(crate) functions: Vec<(&'static str, TypeId)>,
     /// Index of the raw tracepoint argument of `vmscan:mm_vmscan_memcg_reclaim_end` that is a `mem_cgroup *` (since
     /// Linux 7.2).
     pub(crate) reclaim_end_memcg_arg: Option<u32>,
@@ -166,7 +166,7 @@ impl KernelLayout {
 
     /// Whether a function of the OOM killer exists and takes the argument that the program reads.
     pub(crate) fn has_function(&self, symbol: &str) -> bool {
-        self.functions.contains(&symbol)
+        self.functions.iter().any(|(name, _)| *name == symbol)
     }
 }
 
@@ -299,12 +299,12 @@ impl<'k> Kernel<'k> {
         u32::try_from(index).ok()
     }
 
-    fn functions(&self) -> Vec<&'static str> {
+    fn functions(&self) -> Vec<(&'static str, TypeId)> {
         let offered = FUNCTIONS.iter().filter(|(symbol, argument)| {
             let takes = |id| Some(self.points_to(*self.btf.arguments(id)?.first()?, argument));
             self.agreed(symbol, takes) == Some(true)
         });
-        offered.map(|(symbol, _)| *symbol).collect()
+        offered.filter_map(|(symbol, _)| self.types.iter().find(|(of, _)| of == symbol).copied()).collect()
     }
 }
 

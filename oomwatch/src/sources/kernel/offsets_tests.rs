@@ -2,7 +2,8 @@
 
 use oomwatch_common::{FIELD_COUNT, Field, MISSING};
 
-use super::{Btf, KernelLayout, MarkVictimArgs, kernel_name, resolve};
+use super::{Btf, KernelLayout, Kind, MarkVictimArgs, kernel_name, resolve};
+use crate::sources::kernel::btf;
 
 const LINUX_5_10_218: &[u8] = include_bytes!("../../../../tests/fixtures/btf/5.10.218.btf");
 const LINUX_5_10_262: &[u8] = include_bytes!("../../../../tests/fixtures/btf/5.10.262.btf");
@@ -94,6 +95,10 @@ fn every_field_of_every_recorded_kernel_is_found() {
     }
 }
 
+fn functions(layout: &KernelLayout) -> Vec<&'static str> {
+    layout.functions.iter().map(|(name, _)| *name).collect()
+}
+
 #[test]
 fn hooks_of_every_recorded_kernel_are_known() {
     use MarkVictimArgs::{PidOnly, Task};
@@ -103,7 +108,19 @@ fn hooks_of_every_recorded_kernel_are_known() {
     assert_eq!(memcg_argument, [None, None, None, None, None, Some(1)]);
     let four = ["oom_kill_process", "__oom_kill_process", "mem_cgroup_out_of_memory", "mark_oom_victim"];
     for kernel in KERNELS {
-        assert_eq!(layout(kernel).functions, four);
+        assert_eq!(functions(&layout(kernel)), four);
+    }
+}
+
+#[test]
+fn functions_alone_have_the_ids_that_the_kernel_gave_them() {
+    for kernel in KERNELS {
+        let known = layout(kernel).functions;
+        let alone = btf::of_functions(&known);
+        let wanted: Vec<(Kind, &str)> = known.iter().map(|(name, _)| (Kind::Function, *name)).collect();
+        let mut found = Btf::parse(&alone).unwrap().find(&wanted);
+        found.sort_by_key(|(name, _)| known.iter().position(|(known, _)| known == name));
+        assert_eq!(found, known);
     }
 }
 
@@ -136,7 +153,7 @@ fn hooks_that_are_gone_or_of_another_type_are_not_offered() {
     rename(&mut kernel, "mem_cgroup", "mem_xgroup");
     let layout = layout(&kernel);
     assert_eq!(layout.mark_victim, MarkVictimArgs::Absent);
-    assert_eq!(layout.functions, ["__oom_kill_process", "mark_oom_victim"]);
+    assert_eq!(functions(&layout), ["__oom_kill_process", "mark_oom_victim"]);
     assert_eq!(layout.reclaim_end_memcg_arg, None);
     assert!(!layout.has_function("oom_kill_process"));
     assert!(layout.missing.contains(&Field::MemcgCss));

@@ -95,7 +95,7 @@ impl Client {
     /// # Errors
     /// The agent does not know the question, does not answer in time, or went away.
     pub fn ask<T: DeserializeOwned>(&mut self, question: &str) -> Result<T, ClientError> {
-        let until_ns = clock::boot_ns().saturating_add(nanoseconds(PATIENCE));
+        let until_ns = clock::boot_ns().saturating_add(clock::ns(PATIENCE));
         self.wait_at_most(Some(PATIENCE))?;
         self.stream.get_mut().write_all(format!("{question}\n").as_bytes()).map_err(|error| self.failed(error))?;
         let line = loop {
@@ -158,10 +158,6 @@ impl Iterator for Client {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_line().transpose()
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -27,6 +27,11 @@ fn nanoseconds(clock: ClockId) -> u64 {
     seconds * 1_000_000_000 + nanoseconds
 }
 
+/// A duration in nanoseconds; what does not fit lasts longer than the host.
+pub(crate) fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Wall-clock time of a moment given in boot time; now for one that lies ahead.
 pub fn wall_time(boot_ns: u64) -> SystemTime {
     let (now, now_ns) = both();

@@ -139,7 +139,7 @@ impl MakeWriter<'_> for Beside {
 
 impl Drop for LastLines {
     fn drop(&mut self) {
-        let until_ns = clock::boot_ns().saturating_add(u64::try_from(LAST_LINES.as_nanos()).unwrap_or(u64::MAX));
+        let until_ns = clock::boot_ns().saturating_add(clock::ns(LAST_LINES));
         let (done, written) = channel();
         while self.0.try_send(Order::Flush(done.clone())).is_err() {
             if clock::boot_ns() >= until_ns {

@@ -105,7 +105,7 @@ fn crossed(told: &mut Told, line: &Line, of: MemoryLine) {
 fn boot_ns(at: SystemTime) -> u64 {
     let now_ns = clock::boot_ns();
     let age = clock::wall_time(now_ns).duration_since(at).unwrap_or_default();
-    now_ns.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
+    now_ns.saturating_sub(clock::ns(age))
 }
 
 #[cfg(test)]

@@ -114,19 +114,15 @@ impl Users {
         }
         for turn in 1..=TURNS {
             if let Ok((answered, took_ns)) = answered.recv_timeout(TURN) {
-                account.taken_ns = account.taken_ns.saturating_add(took_ns.min(nanoseconds(TURN * turn)));
+                account.taken_ns = account.taken_ns.saturating_add(took_ns.min(clock::ns(TURN * turn)));
                 return Some(answered);
             }
         }
         tracing::warn!(user, "the files of a user's containers do not answer in time: they are left alone for a while");
-        account.taken_ns = account.taken_ns.saturating_add(nanoseconds(TURN * TURNS));
+        account.taken_ns = account.taken_ns.saturating_add(clock::ns(TURN * TURNS));
         account.hanging = Some(ended);
         None
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How long this thread was ready to run, and waited for a processor: no fault of the files. `None` where the kernel does not

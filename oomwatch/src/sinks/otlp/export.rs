@@ -103,7 +103,7 @@ impl Exporter {
                 outcome => return outcome,
             };
             let this_wait = failure.wait.unwrap_or_else(|| jittered(wait));
-            let until_ns = clock::boot_ns().saturating_add(u64::try_from(this_wait.as_nanos()).unwrap_or(u64::MAX));
+            let until_ns = clock::boot_ns().saturating_add(clock::ns(this_wait));
             if until_ns > give_up_ns || !self.sleep(until_ns) {
                 return Err(failure);
             }

@@ -128,7 +128,7 @@ impl Watcher {
             wanted,
             watched: HashMap::new(),
             budget: Budget::new(clock::boot_ns()),
-            together_ns: TOGETHER_NS.min(u64::try_from(wanted.settings.poll_interval.as_nanos() / 2).unwrap_or(0)),
+            together_ns: TOGETHER_NS.min(clock::ns(wanted.settings.poll_interval / 2)),
             stats,
             new: Vec::new(),
             out: Vec::new(),

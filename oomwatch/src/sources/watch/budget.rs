@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Due, nanoseconds};
+use super::Due;
+use crate::clock;
 
 /// Early looks may take one part in so many of one processor.
 const SHARE: u64 = 100;
@@ -41,7 +42,7 @@ impl Budget {
     pub(crate) fn spend(&mut self, now_ns: u64, due: Due, cost: Duration) {
         self.earn(now_ns);
         if due.wanted_ns < due.latest_ns && now_ns < due.latest_ns {
-            let cost_ns = nanoseconds(cost);
+            let cost_ns = clock::ns(cost);
             self.debt_ns = self.debt_ns.saturating_add(cost_ns.saturating_sub(self.credit_ns));
             self.credit_ns = self.credit_ns.saturating_sub(cost_ns);
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use growth::Growth;
 
-use crate::observation::MemoryLine;
+use crate::{clock, observation::MemoryLine};
 
 /// Fastest growth to reckon with before any was seen, bytes per second. Measured: 443 MB/s (20221219, ptrace) and
 /// 1,099 MB/s (20240729, systrap), one process touching new pages as fast as it can.
@@ -173,13 +173,13 @@ impl Watch {
 
     fn next(&self) -> Due {
         let Some(last) = self.last else { return Due { wanted_ns: 0, latest_ns: 0 } };
-        let poll_ns = nanoseconds(self.settings.poll_interval);
+        let poll_ns = clock::ns(self.settings.poll_interval);
         let latest_ns = last.boot_ns.saturating_add(poll_ns);
         let wanted_ns = match (self.told, last.limit) {
             (None, Some(limit)) => {
                 let room = self.threshold_bytes(limit).saturating_sub(last.usage_bytes);
                 let wait_ns = self.growth.fastest().max(GROWTH_CEILING).time_for(room);
-                last.boot_ns.saturating_add(wait_ns.max(nanoseconds(SHORTEST_WAIT))).min(latest_ns)
+                last.boot_ns.saturating_add(wait_ns.max(clock::ns(SHORTEST_WAIT))).min(latest_ns)
             }
             _ => latest_ns,
         };
@@ -229,7 +229,7 @@ impl Watch {
             return None;
         }
         let since_ns = *self.below_since_ns.get_or_insert(reading.boot_ns);
-        if reading.boot_ns.saturating_sub(since_ns) < nanoseconds(REARM_AFTER) {
+        if reading.boot_ns.saturating_sub(since_ns) < clock::ns(REARM_AFTER) {
             return None;
         }
         self.below_since_ns = None;
@@ -266,10 +266,6 @@ impl Speed for u64 {
         let time = u128::from(bytes) * 1_000_000_000 / u128::from(self.max(1));
         Self::try_from(time).unwrap_or(Self::MAX)
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

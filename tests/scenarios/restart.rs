@@ -7,7 +7,7 @@ use std::{
 };
 
 use support::{
-    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, PROCESS_TIMEOUT, Runtime, State,
+    Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, PROCESS_TIMEOUT, Runtime, State, in_guest,
     memory_cgroup_version, require, unescaped, wait_for,
 };
 
@@ -201,7 +201,11 @@ struct Rain {
 
 impl Rain {
     const CGROUPS: usize = 4;
-    const HOGS_IN_EACH: usize = 40;
+
+    /// A hundred and sixty take half a minute to start and to be killed in the virtual machine.
+    fn hogs_in_each() -> usize {
+        if in_guest() { 20 } else { 40 }
+    }
 
     /// Ready to fall when the gate opens.
     fn behind(gate: &Gate) -> Self {
@@ -210,12 +214,12 @@ impl Rain {
             (0..Self::CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(48)).collect();
         let mut hogs = Vec::new();
         for cgroup in &cgroups {
-            for _ in 0..Self::HOGS_IN_EACH {
+            for _ in 0..Self::hogs_in_each() {
                 hogs.push(Hog::start_behind(gate, [cgroup.join_step(), "wait".into(), "eat=all".into()]));
             }
         }
         wait_for("all hogs to be at their places", PROCESS_TIMEOUT, || {
-            cgroups.iter().all(|cgroup| cgroup.processes().len() == Self::HOGS_IN_EACH).then_some(())
+            cgroups.iter().all(|cgroup| cgroup.processes().len() == Self::hogs_in_each()).then_some(())
         });
         Self { cgroups, parent, hogs }
     }

@@ -77,8 +77,6 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         "an agent takes longer to start here than an outcome may wait",
     ),
     ("restart", "a_folder_for_pins_that_belongs_to_somebody_else_is_said_and_not_used", SAME_EVERYWHERE),
-    ("restart", "state_that_cannot_be_used_is_said_once_and_made_anew", SAME_EVERYWHERE),
-    ("restart", "a_second_agent_with_the_same_state_says_so_and_keeps_nothing", SAME_EVERYWHERE),
     ("restart", "an_agent_killed_in_a_storm_loses_nothing", "the upgrade while kills rain down is one, too"),
     ("restart", "state_that_cannot_be_used_is_said_once_and_made_anew", SAME_EVERYWHERE),
     ("restart", "a_second_agent_with_the_same_state_says_so_and_keeps_nothing", SAME_EVERYWHERE),

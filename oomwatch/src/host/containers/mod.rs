@@ -29,6 +29,8 @@ pub struct Description {
     pub container_depth: Option<usize>,
     /// The container's init process, as its runtime or engine wrote it down.
     pub init_pid: Option<u32>,
+    /// The process asked of is a runtime's own, before the container's program begins: what the runtime writes may come yet.
+    pub is_beginning: bool,
     /// Files that were there but could not be used, a few at most.
     pub problems: Vec<Problem>,
 }
@@ -86,7 +88,9 @@ impl Reason {
 /// A file about another container, pod or cgroup is not used. Reads at most 16 MiB.
 pub fn describe(root: &HostRoot, identity: &CgroupIdentity, cgroup_path: &[u8], process: Option<u32>) -> Description {
     let mut search = Search::new(root, identity, cgroup_path);
-    let supervisor = process.and_then(|pid| supervisor::find(&mut search, pid));
+    let process = process.and_then(|pid| supervisor::Process::read(&mut search, pid));
+    search.is_beginning = process.as_ref().is_some_and(supervisor::Process::is_runtimes_own);
+    let supervisor = process.and_then(|process| supervisor::find(&mut search, process));
     bundle::look(&mut search, supervisor.as_ref());
     state::look(&mut search);
     docker::look(&mut search);

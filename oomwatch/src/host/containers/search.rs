@@ -42,6 +42,7 @@ pub(super) struct Search<'a> {
     /// What was found.
     pub(super) workload: Workload,
     pub(super) init_pid: Option<u32>,
+    pub(super) is_beginning: bool,
     problems: Vec<Problem>,
     bytes_left: usize,
 }
@@ -75,6 +76,7 @@ impl<'a> Search<'a> {
             storage_folders: Vec::new(),
             workload: Workload::from_identity(identity, cgroup_path),
             init_pid: None,
+            is_beginning: false,
             problems: Vec::new(),
             bytes_left: MAX_TOTAL_BYTES,
         }
@@ -85,6 +87,7 @@ impl<'a> Search<'a> {
             workload: self.workload,
             container_depth: self.depth.map(|depth| depth + self.base_depth),
             init_pid: self.init_pid,
+            is_beginning: self.is_beginning,
             problems: self.problems,
         }
     }

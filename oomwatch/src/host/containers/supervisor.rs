@@ -14,6 +14,11 @@ use crate::workload::path::components;
 
 /// What they are called, as far as the kernel has room for a name.
 const PROGRAMS: [&[u8]; 2] = [b"containerd-shim", b"conmon"];
+/// What a runtime's process is called in a container's cgroup before it executes the container's program,
+const RUNTIMES: [&[u8]; 4] = [b"runc", b"crun", b"youki", b"exe"];
+/// or how that begins: `runc:[2:INIT]`. A runtime that executes a copy of itself goes by `memfd:` and more, or by a descriptor's
+/// number.
+const RUNTIMES_STAGES: [&[u8]; 3] = [b"runc:[", b"youki:[", b"memfd:"];
 /// How far up from a process the shim is looked for: a container's own tree can be deep.
 const MAX_ANCESTORS: usize = 32;
 
@@ -42,9 +47,8 @@ impl Supervisor {
     }
 }
 
-/// The nearest shim or conmon above the process `pid` that is not in the container itself.
-pub(super) fn find(search: &mut Search<'_>, pid: u32) -> Option<Supervisor> {
-    let mut process = Process::read(search, pid)?;
+/// The nearest shim or conmon above the process that is not in the container itself.
+pub(super) fn find(search: &mut Search<'_>, mut process: Process) -> Option<Supervisor> {
     for _ in 0..MAX_ANCESTORS {
         let pid = Some(process.parent).filter(|parent| *parent > 1)?;
         process = Process::read(search, pid)?;
@@ -64,14 +68,21 @@ fn proc_file(pid: u32, name: &str) -> PathBuf {
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Debug, PartialEq, Eq)]
-struct Process {
+pub(super) struct Process {
     name: Vec<u8>,
     parent: u32,
 }
 
 impl Process {
-    fn read(search: &mut Search<'_>, pid: u32) -> Option<Self> {
+    pub(super) fn read(search: &mut Search<'_>, pid: u32) -> Option<Self> {
         Self::in_stat(&search.read(&proc_file(pid, "stat"))?)
+    }
+
+    /// It is a runtime's, about to become a container's.
+    pub(super) fn is_runtimes_own(&self) -> bool {
+        RUNTIMES.contains(&self.name.as_slice())
+            || RUNTIMES_STAGES.iter().any(|stage| self.name.starts_with(stage))
+            || self.name.iter().all(u8::is_ascii_digit)
     }
 
     /// The second and the fourth field; the second, the name, may hold anything but ends at the last `)`.

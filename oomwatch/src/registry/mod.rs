@@ -1,6 +1,8 @@
 //! Who a cgroup is: id to path to workload, remembered while the cgroup lives and for a while after its end, for a
 //! victim's cgroup and its engine's files are often gone when somebody asks.
 
+mod looks;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
     sync::Arc,
@@ -15,18 +17,8 @@ use crate::{
     state::Container,
     workload::{CgroupIdentity, Workload},
 };
+use looks::Looks;
 
-/// When a new cgroup is looked at: the runtime makes it before it writes its state, the engine names it after.
-const LOOK_AFTER_NS: [u64; 4] = [20_000_000, 200_000_000, 1_000_000_000, 5_000_000_000];
-/// A new cgroup is looked at, too, when a program begins in it, and from then on anew, for on a slow host that is late; but no
-/// more often: a runtime's own comes before the container's.
-const LOOKS_AT_BEGINNINGS: usize = 4;
-/// And once more so much later: crun writes its state while the program begins, and deletes it right after its end.
-const LOOK_AFTER_BEGINNING_NS: u64 = 2_000_000;
-/// A look for an event is not made again so shortly after: of one kill more than one thing is told, and of a group kill many.
-const FRESH_NS: u64 = 5_000_000;
-/// After so many of them a runtime has written what it writes.
-const SETTLED_LOOKS: usize = 2;
 /// How long a cgroup is remembered after its end.
 const KEEP_REMOVED_NS: u64 = 600_000_000_000;
 /// Removed cgroups remembered; beyond it the oldest go early.
@@ -51,16 +43,7 @@ struct Entry {
     made_ns: u64,
     /// `None` until it was first looked at.
     known: Option<Known>,
-    /// When it was last looked at for an event.
-    asked_ns: u64,
-    /// When it is looked at next.
-    due_ns: Option<u64>,
-    looks: usize,
-    beginnings: usize,
-    /// A program began in it since the last look but one.
-    has_begun: bool,
-    /// A runtime has written what it writes.
-    is_settled: bool,
+    looks: Looks,
     is_removed: bool,
 }
 
@@ -105,7 +88,7 @@ impl Registry {
     pub(crate) fn made(&mut self, change: &CgroupChange) {
         if let Some(path) = &change.path {
             let made_ns = if self.sees_births { change.boot_ns } else { 0 };
-            self.insert(change.memcg, path.clone(), made_ns, change.boot_ns.saturating_add(LOOK_AFTER_NS[0]));
+            self.insert(change.memcg, path.clone(), made_ns, change.boot_ns.saturating_add(looks::AFTER_NS[0]));
         }
     }
 
@@ -126,7 +109,7 @@ impl Registry {
     /// It is looked at then, and not when it was to be before.
     fn look_then(&mut self, memcg: MemcgId, look_ns: u64) {
         let Some(entry) = self.entries.get_mut(&memcg) else { return };
-        if let Some(due_ns) = entry.due_ns.replace(look_ns) {
+        if let Some(due_ns) = entry.looks.due_ns.replace(look_ns) {
             self.due.remove(&(due_ns, memcg));
         }
         self.due.insert((look_ns, memcg));
@@ -168,15 +151,14 @@ impl Registry {
     /// A program began in a cgroup that its parent is not in; whether that made a look worth while.
     pub(crate) fn began(&mut self, memcg: MemcgId) -> bool {
         let Some(entry) = self.entries.get_mut(&memcg) else { return false };
-        if entry.is_removed || entry.is_complete() || entry.beginnings >= LOOKS_AT_BEGINNINGS {
+        if entry.is_removed || entry.is_complete() || !entry.looks.note_beginning() {
             return false;
         }
-        entry.beginnings += 1;
         let path = entry.path.clone();
         let Some(entry) = self.look_at(memcg, &path) else { return false };
-        (entry.looks, entry.has_begun) = (0, true);
+        entry.looks.begin_anew();
         if !entry.is_complete() {
-            self.look_then(memcg, clock::boot_ns().saturating_add(LOOK_AFTER_BEGINNING_NS));
+            self.look_then(memcg, clock::boot_ns().saturating_add(looks::AFTER_BEGINNING_NS));
         }
         true
     }
@@ -269,7 +251,7 @@ impl Registry {
             let is_container = known.container_depth == Some(entry.path.depth())
                 && known.workload.container_id.is_some()
                 && self.owner(*memcg, &entry.path) == Some(*memcg);
-            let settled = entry.is_settled || is_complete(&known.workload);
+            let settled = entry.looks.are_settled || is_complete(&known.workload);
             (is_container && settled).then_some((*memcg, &known.workload))
         })
     }
@@ -285,9 +267,8 @@ impl Registry {
         // One that lives is looked at, for its name may be another by now.
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
             let known = Some(Known { workload: container.into_workload(), container_depth: Some(path.depth()) });
-            let looks = LOOK_AFTER_NS.len();
             let entry = entry.insert(Entry::new(path.clone(), 0));
-            (entry.known, entry.looks, entry.is_removed) = (known, looks, true);
+            (entry.known, entry.looks, entry.is_removed) = (known, Looks::done(), true);
             self.by_path.entry(path).or_insert(memcg);
             self.removed.push_back((now_ns, memcg));
         }
@@ -310,28 +291,29 @@ impl Registry {
     /// What is known of a cgroup, after another look where that may tell more.
     fn known(&mut self, memcg: Option<MemcgId>, path: &CgroupPath) -> Known {
         let entry = memcg.and_then(|memcg| self.entries.get(&memcg));
-        let holds = |entry: &&Entry| entry.is_final() || entry.is_fresh();
+        let holds = |entry: &&Entry| entry.is_final() || entry.looks.are_fresh(clock::boot_ns());
         if let Some(known) = entry.filter(holds).and_then(|entry| entry.known.clone()) {
             return known;
         }
-        let looked = self.look(path);
+        let (looked, is_beginning) = self.look(path);
         match memcg.and_then(|memcg| self.entries.get_mut(&memcg)) {
             Some(entry) => {
-                entry.asked_ns = clock::boot_ns();
-                entry.learn(looked).clone()
+                entry.looks.note_event(clock::boot_ns());
+                entry.learn(looked, is_beginning).clone()
             }
             None => looked,
         }
     }
 
-    fn look(&mut self, path: &CgroupPath) -> Known {
+    /// What its files say, and whether a runtime's own process is there.
+    fn look(&mut self, path: &CgroupPath) -> (Known, bool) {
         let identity = CgroupIdentity::of(path.as_bytes());
         let process = self.hierarchy.as_ref().and_then(|all| all.first_process(path));
         let found = self.users.describe(&self.root, &identity, path.as_bytes(), process);
         for problem in &found.problems {
             tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
         }
-        Known { workload: found.workload, container_depth: found.container_depth }
+        (Known { workload: found.workload, container_depth: found.container_depth }, found.is_beginning)
     }
 
     /// Looks at the cgroups whose time has come, so many at most, and forgets those removed long ago. Those looked at.
@@ -351,24 +333,23 @@ impl Registry {
 
     fn look_again(&mut self, memcg: MemcgId, now_ns: u64) {
         let Some(entry) = self.entries.get_mut(&memcg) else { return };
-        entry.due_ns = None;
+        entry.looks.due_ns = None;
         let path = entry.path.clone();
         let Some(entry) = self.look_at(memcg, &path) else { return };
         // What a runtime has not written yet it may write all the same, and what it deleted is not there.
         if entry.is_removed {
             return;
         }
-        entry.looks += usize::from(!std::mem::take(&mut entry.has_begun));
-        entry.is_settled |= entry.looks >= SETTLED_LOOKS;
-        if let (false, Some(after)) = (entry.is_final(), LOOK_AFTER_NS.get(entry.looks)) {
-            self.look_then(memcg, now_ns.saturating_add(*after));
+        let next = entry.looks.next();
+        if let (false, Some(after)) = (entry.is_final(), next) {
+            self.look_then(memcg, now_ns.saturating_add(after));
         }
     }
 
     fn look_at(&mut self, memcg: MemcgId, path: &CgroupPath) -> Option<&mut Entry> {
-        let looked = self.look(path);
+        let (looked, is_beginning) = self.look(path);
         let entry = self.entries.get_mut(&memcg)?;
-        entry.learn(looked);
+        entry.learn(looked, is_beginning);
         Some(entry)
     }
 
@@ -382,27 +363,12 @@ impl Registry {
 
 impl Entry {
     fn new(path: CgroupPath, made_ns: u64) -> Self {
-        Self {
-            path,
-            made_ns,
-            known: None,
-            asked_ns: 0,
-            due_ns: None,
-            looks: 0,
-            beginnings: 0,
-            has_begun: false,
-            is_settled: false,
-            is_removed: false,
-        }
+        Self { path, made_ns, known: None, looks: Looks::default(), is_removed: false }
     }
 
     /// Another look would tell nothing new.
     fn is_final(&self) -> bool {
-        self.is_complete() || self.looks >= LOOK_AFTER_NS.len()
-    }
-
-    fn is_fresh(&self) -> bool {
-        clock::boot_ns().saturating_sub(self.asked_ns) < FRESH_NS
+        self.is_complete() || self.looks.are_over()
     }
 
     fn is_complete(&self) -> bool {
@@ -410,7 +376,8 @@ impl Entry {
     }
 
     /// Keeps what tells more: the files of a container vanish with it.
-    fn learn(&mut self, looked: Known) -> &Known {
+    fn learn(&mut self, looked: Known, is_beginning: bool) -> &Known {
+        self.looks.saw(is_beginning);
         let old = self.known.take();
         let kept = match old {
             Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,
@@ -441,5 +408,4 @@ fn known_fields(workload: &Workload) -> usize {
 }
 
 #[cfg(test)]
-#[path = "registry_tests.rs"]
 mod tests;

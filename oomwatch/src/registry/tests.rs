@@ -1,5 +1,7 @@
 //! Ids, paths and ends of cgroups, without a kernel.
 
+use std::fs;
+
 use super::*;
 
 fn memcg(id: u64) -> MemcgId {
@@ -75,28 +77,28 @@ fn a_scan_makes_no_work_of_what_is_known_and_shows_what_is_gone() {
 fn what_begins_in_a_new_cgroup_is_looked_at_a_few_times_only() {
     let mut registry = registry(&["/a", "/b"]);
     let looks = |registry: &mut Registry, id| (0..20).filter(|_| registry.began(memcg(id))).count();
-    assert_eq!(looks(&mut registry, 10), LOOKS_AT_BEGINNINGS);
+    assert_eq!(looks(&mut registry, 10), looks::AT_BEGINNINGS);
     assert_eq!(looks(&mut registry, 99), 0, "of no cgroup that is known");
     assert_eq!(registry.due.len(), 2, "and its other looks stay due");
     while !registry.tick(u64::MAX, usize::MAX).is_empty() {}
-    assert_eq!(looks(&mut registry, 11), LOOKS_AT_BEGINNINGS, "a runtime may be late");
+    assert_eq!(looks(&mut registry, 11), looks::AT_BEGINNINGS, "a runtime may be late");
 }
 
 #[test]
 fn a_cgroup_in_which_a_program_begins_late_is_looked_at_anew() {
     let mut registry = registry(&["/a"]);
     let made_ns = registry.next_deadline().unwrap();
-    for _ in 1..LOOK_AFTER_NS.len() {
+    for _ in 1..looks::AFTER_NS.len() {
         let now_ns = registry.next_deadline().unwrap();
         assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)]);
     }
     assert!(registry.began(memcg(10)));
     let due: Vec<u64> = registry.due.iter().map(|(due_ns, _)| *due_ns).collect();
     assert_eq!(due.len(), 1);
-    assert!(due[0] > made_ns && due[0] <= clock::boot_ns() + LOOK_AFTER_BEGINNING_NS);
+    assert!(due[0] > made_ns && due[0] <= clock::boot_ns() + looks::AFTER_BEGINNING_NS);
     assert!(!registry.entries[&memcg(10)].is_final());
     registry.tick(due[0], usize::MAX);
-    assert_eq!(registry.next_deadline(), Some(due[0] + LOOK_AFTER_NS[0]));
+    assert_eq!(registry.next_deadline(), Some(due[0] + looks::AFTER_NS[0]));
 }
 
 #[test]
@@ -107,8 +109,44 @@ fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
     let now_ns = 10_000_000_000;
     assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)]);
     assert_eq!(registry.tick(now_ns, usize::MAX), []);
-    assert_eq!(registry.next_deadline(), Some(now_ns + LOOK_AFTER_NS[1]));
+    assert_eq!(registry.next_deadline(), Some(now_ns + looks::AFTER_NS[1]));
     assert!(!registry.entries[&memcg(10)].is_final());
+}
+
+/// Whether a cgroup may have been a container's, gone after all looks at it of which the first found no process and the others
+/// one of this name.
+fn may_have_been_a_container(name: &str) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let root = HostRoot::new(folder.path());
+    let hierarchy = MemoryHierarchy::of_files(&root);
+    let mut registry = Registry::new(root, Some(hierarchy), true);
+    let path = CgroupPath::from_bytes(b"/a");
+    registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(10), path: Some(path.clone()) });
+    for looks in 0..looks::AFTER_NS.len() {
+        let now_ns = registry.next_deadline().unwrap();
+        assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)], "after {looks} looks");
+        fs::create_dir_all(folder.path().join("a")).unwrap();
+        fs::write(folder.path().join("a/cgroup.procs"), "7\n").unwrap();
+        fs::create_dir_all(folder.path().join("proc/7")).unwrap();
+        fs::write(folder.path().join("proc/7/stat"), format!("7 ({name}) S 1 7 7 0")).unwrap();
+    }
+    let mut looks = looks::AFTER_NS.len();
+    while let Some(now_ns) = registry.next_deadline() {
+        looks += registry.tick(now_ns, usize::MAX).len();
+        assert!(looks <= looks::MOST, "{name} is looked at for ever");
+    }
+    fs::remove_dir_all(folder.path().join("a")).unwrap();
+    registry.may_have_been_a_container(memcg(10), &path)
+}
+
+#[test]
+fn looks_at_a_cgroup_whose_program_has_not_begun_tell_of_no_container_and_against_none() {
+    for name in ["runc", "6", "runc:[1:CHILD]", "runc:[2:INIT]", "youki:[2:INIT]", "crun", "exe", "memfd:crun_clone"] {
+        assert!(may_have_been_a_container(name), "{name}: its state comes later");
+    }
+    for name in ["sleep", "runcible", "crunchd", "7zip", "a) S (runc:["] {
+        assert!(!may_have_been_a_container(name), "{name}");
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn start_behind(gate: &Gate, cgroup: &Cgroup, count: usize) -> Vec<Hog> {
 fn a_storm_in_many_cgroups_misses_nothing_on_any_rung() {
     require!(Agent);
     let (parent, gate) = (Cgroup::scratch(), Gate::new());
-    let cgroups: Vec<Cgroup> = (0..10).map(|index| parent.child(format!("c{index}")).limited_to_mib(48)).collect();
+    let cgroups: Vec<Cgroup> = (0..10).map(|index| parent.child(format!("c{index}")).limited_to_mib(24)).collect();
     let mut hogs: Vec<Hog> = cgroups.iter().flat_map(|cgroup| start_behind(&gate, cgroup, storm_of())).collect();
     let agents = on_every_rung();
     gate.open();

@@ -211,7 +211,7 @@ impl Rain {
     fn behind(gate: &Gate) -> Self {
         let parent = Cgroup::scratch();
         let cgroups: Vec<Cgroup> =
-            (0..Self::CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(48)).collect();
+            (0..Self::CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(24)).collect();
         let mut hogs = Vec::new();
         for cgroup in &cgroups {
             for _ in 0..Self::hogs_in_each() {

@@ -78,19 +78,32 @@ pub(super) fn files() -> impl Iterator<Item = &'static str> {
 pub(super) fn write_list(scenarios: &[&Scenario], list: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
     for (file, beginnings) in SUBSET {
-        let scenario = scenarios.iter().find(|scenario| scenario.name == *file);
-        let scenario = scenario.with_context(|| format!("there is no file {file} of scenarios"))?;
-        let names = if beginnings.is_empty() { Vec::new() } else { names(scenario)? };
         if beginnings.is_empty() {
             writeln!(text, "{file}")?;
         }
-        for beginning in *beginnings {
-            let matching: Vec<_> = names.iter().filter(|name| name.starts_with(beginning)).collect();
-            ensure!(matching.len() == 1, "{} scenarios of {file} begin with {beginning}", matching.len());
-            writeln!(text, "{file} {}", matching[0])?;
+        for name in named(scenarios, file, beginnings)? {
+            writeln!(text, "{file} {name}")?;
         }
     }
+    // What is left out by its beginning is one scenario, too.
+    for (file, beginnings, _) in WITH_ONE_VERSION {
+        named(scenarios, file, beginnings)?;
+    }
     fs::write(list, text).with_context(|| format!("write {}", list.display()))
+}
+
+/// The scenarios of a file with these beginnings, one for each.
+fn named(scenarios: &[&Scenario], file: &str, beginnings: &[&str]) -> anyhow::Result<Vec<String>> {
+    let scenario = scenarios.iter().find(|scenario| scenario.name == file);
+    let scenario = scenario.with_context(|| format!("there is no file {file} of scenarios"))?;
+    let names = if beginnings.is_empty() { Vec::new() } else { names(scenario)? };
+    let one = |beginning: &&str| {
+        let mut matching = names.iter().filter(|name| name.starts_with(beginning));
+        let first = matching.next().with_context(|| format!("no scenario of {file} begins with {beginning}"))?;
+        ensure!(matching.next().is_none(), "more than one scenario of {file} begins with {beginning}");
+        Ok(first.clone())
+    };
+    beginnings.iter().map(one).collect()
 }
 
 #[cfg(test)]

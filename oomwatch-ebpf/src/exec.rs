@@ -1,18 +1,32 @@
-//! Traces `sched:sched_process_exec` (raw tracepoint, first argument the task): runs at every exec of the host, so it
-//! is silent after a few loads but for what may be a gVisor sentry, by its name, and what is in another memcg than its
-//! parent, as a container's first process is. Emits an [`ExecRecord`].
+//! Traces `sched:sched_process_exec`, raw or as an event of perf: runs at every exec of the host, so it is silent after a
+//! few loads but for what may be a gVisor sentry, by its name, and what is in another memcg than its parent, as a
+//! container's first process is. Emits an [`ExecRecord`].
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 use oomwatch_common::{ExecRecord, Field, MemcgRef, RecordKind};
 
 use crate::{
-    kernel::{Object, memcg_of_task, memcg_reference, read},
+    kernel::{Object, current, memcg_of_task, memcg_reference, read},
     record::{self, To},
 };
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
-    let task = Object(ctx.arg(0));
+fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
+    tell_begin_of(current());
+    0
+}
+
+#[tracepoint]
+fn sched_process_exec_perf(_ctx: TracePointContext) -> u32 {
+    tell_begin_of(current());
+    0
+}
+
+#[inline(always)]
+fn tell_begin_of(task: Object) {
     let begun = memcg_begun_by(task);
     let may_be_sentry = may_be_sentry(task);
     if begun.is_some() || may_be_sentry {
@@ -24,7 +38,6 @@ fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
         };
         record::send_fixed(To::Changes, &exec);
     }
-    0
 }
 
 /// The memcg of a task whose parent is in another.

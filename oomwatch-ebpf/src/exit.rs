@@ -1,13 +1,16 @@
-//! Traces `sched:sched_process_exit` (raw tracepoint, first argument the exiting task): runs at the exit of every thread
-//! of the host, so it is silent after a few loads but for the last thread of a pid namespace's init, which a container's
-//! first process is, and of what may be a gVisor sentry, which is none. Emits an [`ExitRecord`].
+//! Traces `sched:sched_process_exit`, raw or as an event of perf: runs at the exit of every thread of the host, so it is
+//! silent after a few loads but for the last thread of a pid namespace's init, which a container's first process is, and
+//! of what may be a gVisor sentry, which is none. Emits an [`ExitRecord`].
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 use oomwatch_common::{ExitRecord, Field, MemcgRef, RecordKind};
 
 use crate::{
     exec::may_be_sentry,
-    kernel::{Object, memcg_of_task, memcg_reference, read},
+    kernel::{Object, current, memcg_of_task, memcg_reference, read},
     offsets::offset,
     record::{self, To},
 };
@@ -16,11 +19,22 @@ use crate::{
 const SIGNAL_GROUP_EXIT: u32 = 4;
 
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
-    if let Some(exit) = end_of_process(Object(ctx.arg(0))) {
+fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
+    tell_end_of(current());
+    0
+}
+
+#[tracepoint]
+fn sched_process_exit_perf(_ctx: TracePointContext) -> u32 {
+    tell_end_of(current());
+    0
+}
+
+#[inline(always)]
+fn tell_end_of(task: Object) {
+    if let Some(exit) = end_of_process(task) {
         record::send_fixed(To::Changes, &exit);
     }
-    0
 }
 
 /// `None` for a thread that leaves others behind, and for processes of no interest.

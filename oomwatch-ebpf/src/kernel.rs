@@ -1,6 +1,6 @@
 //! Reads kernel memory through `bpf_probe_read_kernel`. A failed read, like a missing field, is 0 or `None`.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_current_task, generated::bpf_probe_read_kernel};
 use oomwatch_common::{Field, MemcgRef};
 
 use crate::offsets::offset;
@@ -58,6 +58,13 @@ impl Object {
     pub(crate) fn follow(self, field: Field) -> Option<Self> {
         Self(self.get::<u64>(field)).non_null()
     }
+}
+
+/// The running task.
+#[inline(always)]
+pub(crate) fn current() -> Object {
+    // SAFETY: the helper has no precondition.
+    Object(unsafe { bpf_get_current_task() })
 }
 
 /// `mem_cgroup` of a task, by its `css_set`; never of `current` unless that is what was passed.

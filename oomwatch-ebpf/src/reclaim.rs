@@ -1,15 +1,11 @@
 //! Traces `vmscan:mm_vmscan_memcg_reclaim_end`: passes that reclaimed nothing are counted for the memcg at its limit,
 //! and told once a second ([`PressureRecord`]). Linux 7.2 names the memcg; before, it is looked for above `current`.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 use oomwatch_common::{Field, MAX_LEVELS, MemcgLevel, PressureCounters, PressureRecord, Reclaimed, RecordKind};
 
 use crate::{
-    kernel::{Object, cgroup_of_memcg, local_event, memcg_of_task, parent_of_memcg, usage_and_max},
+    kernel::{Object, cgroup_of_memcg, current, local_event, memcg_of_task, parent_of_memcg, usage_and_max},
     maps::{PRESSURE, PRESSURE_RECORD, RECLAIMED},
     mark_victim::level,
     path,
@@ -23,12 +19,10 @@ const REPORT_EVERY_NS: u64 = 1_000_000_000;
 
 #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_reclaim_end")]
 fn memcg_reclaim_end(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<u64>(0) == 0 {
-        // SAFETY: the helper has no precondition.
-        let current = Object(unsafe { bpf_get_current_task() });
-        if let Some(memcg) = memcg_of_task(current).and_then(full) {
-            count(memcg);
-        }
+    if ctx.arg::<u64>(0) == 0
+        && let Some(memcg) = memcg_of_task(current()).and_then(full)
+    {
+        count(memcg);
     }
     0
 }

@@ -1,5 +1,7 @@
 //! The rungs below the best: fewer ways into the kernel, less known, nothing wrong.
 
+use std::{fs, process::Command, thread};
+
 use support::{
     Agent, Cgroup, Events as _, ExpectedKill, Hog, Output, Window, kernel_names_the_limit, marks_carry_the_task,
     require, say_skipped,
@@ -86,6 +88,37 @@ fn without_btf_the_victim_is_reported_and_what_is_not_known_is_absent() {
         assert_eq!(kill.field(unknown), None, "{unknown} of {kill}");
     }
     assert_eq!(kill.number("/trigger/pid"), Some(pid.into()), "{kill}");
+}
+
+/// How often the kernel left out each program of an agent, for it was under way on that CPU already; empty where it does not
+/// count that.
+fn left_out(agent: &Agent) -> Vec<u64> {
+    let files = fs::read_dir(format!("/proc/{}/fdinfo", agent.pid())).expect("list what the agent has open");
+    // The agent opens and closes others meanwhile.
+    let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+    texts
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()))
+        .collect()
+}
+
+#[test]
+fn no_program_is_left_out_where_many_processes_begin_and_end_at_once() {
+    require!(Agent);
+    let agent = Agent::start();
+    if left_out(&agent).is_empty() {
+        return say_skipped("this kernel does not count what it leaves out");
+    }
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    Command::new("true").status().expect("start a process that ends at once");
+                }
+            });
+        }
+    });
+    assert_eq!(left_out(&agent).iter().sum::<u64>(), 0);
+    drop(agent.stop());
 }
 
 #[test]

@@ -86,8 +86,8 @@ pub struct HostArgs {
     /// By what kills are seen
     #[arg(long, value_name = "TIER", value_enum, default_value_t, env = "OOMWATCH_TIER", help_heading = SIGHT)]
     pub tier: Tier,
-    /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, btf, bpf; cgroup, kmsg
-    #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "btf", "bpf", "cgroup", "kmsg"])]
+    /// Ways into the kernel not to be tried, for diagnosis: fentry, kprobe, perf, btf, bpf; cgroup, kmsg
+    #[arg(long, value_name = "WAY", hide = true, value_delimiter = ',', value_parser = ["fentry", "kprobe", "perf", "btf", "bpf", "cgroup", "kmsg"])]
     pub withhold: Vec<String>,
 }
 

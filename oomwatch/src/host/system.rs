@@ -19,6 +19,12 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// First number of the running kernel's release, e.g. 7 of `7.2.13`; 0 where it does not begin with one.
+pub fn kernel_major() -> u32 {
+    let release = kernel_release();
+    release.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default()
+}
+
 /// What this host calls itself, as `uname -n` says.
 pub fn node_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

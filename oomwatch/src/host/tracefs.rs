@@ -13,22 +13,23 @@ const MOUNT: &str = "/sys/kernel/tracing";
 /// Largest format file read, bytes; the kernel's have below 2 KiB.
 const MAX_FORMAT: usize = 1 << 16;
 
-/// Format of the record of a tracepoint, e.g. `oom/mark_victim`. Mounts tracefs for this process alone where nobody
-/// has: call it while there is only one thread.
+/// Format of the record of a tracepoint, e.g. `oom/mark_victim`, where tracefs is mounted ([`ensure_mounted`]).
 ///
 /// # Errors
-/// tracefs cannot be mounted, or has no such tracepoint.
+/// tracefs is not mounted, or has no such tracepoint.
 pub fn format(tracepoint: &str) -> Result<String, HostError> {
     let path = Path::new(MOUNT).join("events").join(tracepoint).join("format");
-    let root = HostRoot::default();
-    let text = match root.read_bounded(&path, MAX_FORMAT) {
-        Err(HostError::Gone { .. }) => {
-            mount_privately()?;
-            root.read_bounded(&path, MAX_FORMAT)?
-        }
-        other => other?,
-    };
+    let text = HostRoot::default().read_bounded(&path, MAX_FORMAT)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Mounts tracefs for this process alone where nobody has: call it while there is only one thread.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn ensure_mounted() -> Result<(), HostError> {
+    let is_mounted = Path::new(MOUNT).join("events").exists();
+    if is_mounted { Ok(()) } else { mount_privately() }
 }
 
 fn mount_privately() -> Result<(), HostError> {

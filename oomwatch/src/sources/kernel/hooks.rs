@@ -15,7 +15,10 @@ use super::{
     keeping::Keep,
     offsets::{KernelLayout, MarkVictimArgs},
 };
-use crate::{host::system, observation::SourceFacts};
+use crate::{
+    host::{system, tracefs},
+    observation::SourceFacts,
+};
 
 /// A way to hook a function, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,48 +91,47 @@ const VICTIM: FunctionHook = FunctionHook {
     without: "no kill is seen",
 };
 
-/// A tracepoint hooked raw.
+/// A tracepoint. `target` is its category and its name.
 #[derive(Clone, Copy)]
-struct RawHook {
+struct TracepointHook {
     target: &'static str,
-    tracepoint: &'static str,
     program: &'static str,
     gives: &'static str,
     without: &'static str,
 }
 
-const MKDIR: RawHook = RawHook {
+const MKDIR: TracepointHook = TracepointHook {
     target: "cgroup:cgroup_mkdir",
-    tracepoint: "cgroup_mkdir",
     program: "cgroup_mkdir",
     gives: "names a cgroup after it is gone",
     without: "a workload whose cgroup is gone may stay without its name",
 };
-const RMDIR: RawHook =
-    RawHook { target: "cgroup:cgroup_rmdir", tracepoint: "cgroup_rmdir", program: "cgroup_rmdir", ..MKDIR };
-const RECLAIM: RawHook = RawHook {
+const RMDIR: TracepointHook = TracepointHook { target: "cgroup:cgroup_rmdir", program: "cgroup_rmdir", ..MKDIR };
+const RECLAIM: TracepointHook = TracepointHook {
     target: "vmscan:mm_vmscan_memcg_reclaim_end",
-    tracepoint: "mm_vmscan_memcg_reclaim_end",
     program: "memcg_reclaim_end",
     gives: "counts reclaim that reclaims nothing",
     without: "no pressure signal, and no question is raised about a limit hit without a kill",
 };
 /// Linux 7.2 names the memcg.
-const RECLAIM_NAMED: RawHook = RawHook { program: "memcg_reclaim_end_named", ..RECLAIM };
-const EXEC: RawHook = RawHook {
+const RECLAIM_NAMED: TracepointHook = TracepointHook { program: "memcg_reclaim_end_named", ..RECLAIM };
+const EXEC: TracepointHook = TracepointHook {
     target: "sched:sched_process_exec",
-    tracepoint: "sched_process_exec",
     program: "sched_process_exec",
     gives: "finds a gVisor sandbox when it starts",
     without: "a gVisor sandbox is found by the next scan only",
 };
-const EXIT: RawHook = RawHook {
+const EXIT: TracepointHook = TracepointHook {
     target: "sched:sched_process_exit",
-    tracepoint: "sched_process_exit",
     program: "sched_process_exit",
     gives: "tells with which code a container ended",
     without: "exit codes of containers are not told",
 };
+
+/// Where the kernel marks a victim.
+const MARK: &str = "oom:mark_victim";
+/// Name of the way by which a tracepoint is an event of perf.
+const BY_PERF: &str = "tracepoint";
 
 /// What is attached.
 #[derive(Debug, Default)]
@@ -138,7 +140,7 @@ pub(crate) struct Attached {
     /// Each hook and how it went, for `check` and the log.
     pub(crate) hooks: Vec<Hook>,
     /// What keeps them attached, by program; those that only live with the agent are not here.
-    pub(crate) links: Vec<(String, FdLink)>,
+    pub(crate) links: Vec<NamedLink>,
     /// How victims are seen; `None`: not at all.
     pub(crate) victim: Option<&'static str>,
     /// How the limit is known exactly; `None`: it is inferred.
@@ -151,6 +153,8 @@ pub(crate) struct Attached {
     pub(crate) sees_exit: bool,
     /// An OOM without a kill is seen exactly.
     pub(crate) sees_no_kill: bool,
+    /// One sentence for each hook that works, but not always.
+    pub(crate) skipping: Vec<String>,
 }
 
 impl Attached {
@@ -161,7 +165,7 @@ impl Attached {
 
     /// Pins nothing where some hook would end with the agent, for then records mean something else without it.
     pub(crate) fn as_far_as_can_be(&self, mut keep: Keep) -> Keep {
-        let by_perf = |hook: &Hook| matches!(hook.outcome, Ok("kprobe" | "tracepoint"));
+        let by_perf = |hook: &Hook| matches!(hook.outcome, Ok("kprobe" | BY_PERF));
         if !perf_links_can_be_pinned() && self.hooks.iter().any(by_perf) {
             keep.cannot_pin = Some("before Linux 5.15 kprobes and tracepoints end with their process".to_owned());
         }
@@ -185,29 +189,34 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
     prober.no_kill_hook(&mut attached);
     let reclaim = if layout.reclaim_end_memcg_arg == Some(1) { RECLAIM_NAMED } else { RECLAIM };
     attached.hooks.push(prober.raw_hook(reclaim));
-    let exec = prober.raw_hook(EXEC);
-    attached.sees_exec = exec.outcome.is_ok();
-    attached.hooks.push(exec);
-    let exit = prober.raw_hook(EXIT);
-    attached.sees_exit = exit.outcome.is_ok();
-    attached.hooks.push(exit);
+    attached.sees_exec = prober.task_hook(EXEC, "sched_process_exec_perf", &mut attached);
+    attached.sees_exit = prober.task_hook(EXIT, "sched_process_exit_perf", &mut attached);
     attached.links = prober.links;
     attached
 }
 
 /// Without BTF only the tracepoint's own record can be read.
 fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
-    let outcome = with_program::<TracePoint, _>(ebpf, "mark_victim_record", |program| {
-        program.load()?;
-        let link = program.attach("oom", "mark_victim")?;
-        perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
-    })
-    .map(|link| {
-        attached.links.extend(link.and_then(|link| Some(("mark_victim_record".to_owned(), link.try_into().ok()?))));
-        "tracepoint"
+    let outcome = perf_event(ebpf, "mark_victim_record", MARK);
+    let outcome = outcome.map(|link| {
+        attached.links.extend(link);
+        BY_PERF
     });
     attached.victim = outcome.as_ref().ok().copied();
-    attached.hooks.push(Hook { target: "oom:mark_victim", gives: VICTIM.gives, without: VICTIM.without, outcome });
+    attached.hooks.push(Hook { target: MARK, gives: VICTIM.gives, without: VICTIM.without, outcome });
+}
+
+type NamedLink = (String, FdLink);
+
+/// Attaches to a tracepoint as an event of perf. `None` is a link that cannot be pinned and stays with its program.
+fn perf_event(ebpf: &mut Ebpf, name: &str, target: &str) -> Result<Option<NamedLink>, String> {
+    let (category, tracepoint) = target.split_once(':').unwrap_or_default();
+    let link = with_program::<TracePoint, _>(ebpf, name, |program| {
+        program.load()?;
+        let link = program.attach(category, tracepoint)?;
+        perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
+    })?;
+    Ok(link.and_then(|link| Some((name.to_owned(), link.try_into().ok()?))))
 }
 
 struct Prober<'a> {
@@ -216,7 +225,7 @@ struct Prober<'a> {
     /// Its functions, once the first fentry program wants them.
     functions: Option<Btf>,
     withheld: &'a [String],
-    links: Vec<(String, FdLink)>,
+    links: Vec<NamedLink>,
 }
 
 impl Prober<'_> {
@@ -231,14 +240,11 @@ impl Prober<'_> {
 
     fn victim_hook(&mut self, attached: &mut Attached) {
         if self.layout.mark_victim == MarkVictimArgs::Task {
-            let outcome = self.raw_tracepoint("mark_victim", "mark_victim");
-            attached.victim = outcome.as_ref().ok().copied();
-            attached.hooks.push(Hook {
-                target: "oom:mark_victim",
-                gives: VICTIM.gives,
-                without: VICTIM.without,
-                outcome,
-            });
+            let hook =
+                TracepointHook { target: MARK, program: "mark_victim", gives: VICTIM.gives, without: VICTIM.without };
+            let hook = self.raw_hook(hook);
+            attached.victim = hook.outcome.as_ref().ok().copied();
+            attached.hooks.push(hook);
         } else {
             let outcome = self.function(&VICTIM);
             attached.victim = outcome.as_ref().ok().map(|method| method.name());
@@ -307,12 +313,13 @@ impl Prober<'_> {
         Ok(())
     }
 
-    fn raw_hook(&mut self, hook: RawHook) -> Hook {
-        let RawHook { target, tracepoint, program, gives, without } = hook;
-        Hook { target, gives, without, outcome: self.raw_tracepoint(program, tracepoint) }
+    fn raw_hook(&mut self, hook: TracepointHook) -> Hook {
+        let TracepointHook { target, program, gives, without } = hook;
+        Hook { target, gives, without, outcome: self.raw_tracepoint(program, target) }
     }
 
-    fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<&'static str, String> {
+    fn raw_tracepoint(&mut self, name: &str, target: &str) -> Result<&'static str, String> {
+        let (_, tracepoint) = target.split_once(':').unwrap_or_default();
         let link = with_program::<RawTracePoint, _>(self.ebpf, name, |program| {
             program.load()?;
             let link = program.attach(tracepoint)?;
@@ -320,6 +327,41 @@ impl Prober<'_> {
         })?;
         self.links.push((name.to_owned(), link.into()));
         Ok("raw_tp")
+    }
+
+    /// A tracepoint that many tasks pass at once, with its program as an event of perf. Whether it is hooked.
+    ///
+    /// Since Linux 7 a raw program may be preempted, and the kernel leaves it out for a task that comes by on the same CPU
+    /// meanwhile (7.2, two CPUs busy with short processes: 3 of 100). An event of perf is not preempted. The other
+    /// tracepoints lie under one of the kernel's locks, or only count.
+    fn task_hook(&mut self, hook: TracepointHook, by_perf: &str, attached: &mut Attached) -> bool {
+        let by_perf = if system::kernel_major() < 7 { None } else { Some(self.perf_event(by_perf, hook.target)) };
+        let hook = match by_perf {
+            Some(Ok(())) => {
+                let TracepointHook { target, gives, without, .. } = hook;
+                Hook { target, gives, without, outcome: Ok(BY_PERF) }
+            }
+            Some(Err(reason)) => {
+                let target = hook.target;
+                attached
+                    .skipping
+                    .push(format!("{target} is hooked raw, which this kernel leaves out at times ({reason})"));
+                self.raw_hook(hook)
+            }
+            None => self.raw_hook(hook),
+        };
+        let is_hooked = hook.outcome.is_ok();
+        attached.hooks.push(hook);
+        is_hooked
+    }
+
+    fn perf_event(&mut self, name: &str, target: &str) -> Result<(), String> {
+        if self.withheld.iter().any(|way| way == "perf") {
+            return Err("withheld".to_owned());
+        }
+        tracefs::ensure_mounted().map_err(|error| error.to_string())?;
+        self.links.extend(perf_event(self.ebpf, name, target)?);
+        Ok(())
     }
 }
 

@@ -218,7 +218,8 @@ fn kernel_layout(hierarchy: Option<&MemoryHierarchy>) -> Result<KernelLayout, St
 
 /// Without BTF all depends on the tracepoint's own record.
 fn trace_format() -> Result<TraceFormat, LoadError> {
-    let text = tracefs::format("oom/mark_victim").map_err(|error| LoadError::NoVictim(error.to_string()))?;
+    let text = tracefs::ensure_mounted().and_then(|()| tracefs::format("oom/mark_victim"));
+    let text = text.map_err(|error| LoadError::NoVictim(error.to_string()))?;
     TraceFormat::parse(&text).ok_or_else(|| LoadError::NoVictim("oom:mark_victim has no field pid".to_owned()))
 }
 
@@ -244,11 +245,13 @@ fn reasons(attached: &Attached) -> String {
 }
 
 fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<String>) -> Sight {
+    let facts = attached.facts();
     for hook in &attached.hooks {
         if let Err(reason) = &hook.outcome {
             degraded.push(format!("{} is not hooked, so {} ({reason})", hook.target, hook.without));
         }
     }
+    degraded.extend(attached.skipping);
     if let Some(layout) = layout {
         let missing: Vec<String> = layout.missing.iter().map(|field| kernel_name(*field)).collect();
         if !missing.is_empty() {
@@ -266,7 +269,7 @@ fn sight(layout: Option<&KernelLayout>, attached: Attached, mut degraded: Vec<St
         limits: if layout.is_some() { Limits::Always } else { Limits::Never },
         sees_exec: attached.sees_exec,
         sees_exit: attached.sees_exit,
-        facts: attached.facts(),
+        facts,
         hooks: attached.hooks,
         degraded,
     }

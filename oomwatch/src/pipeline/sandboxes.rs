@@ -51,10 +51,11 @@ impl Pipeline {
     pub(super) fn sandbox_found(&mut self, sandbox: &Sandbox) {
         self.cgroups.starting.remove(&sandbox.key);
         let known = self.sandboxes.insert(sandbox.key, sandbox.clone());
-        self.describe_sandbox(sandbox);
         if let Some((memcg, _)) = &sandbox.cgroup {
+            self.registry.sandbox_found(*memcg);
             self.leave(*memcg);
         }
+        self.describe_sandbox(sandbox);
         if self.config.workload_events && known.is_none() {
             let body = Body::WorkloadStarted(WorkloadStarted {
                 pid: Some(sandbox.key.pid),
@@ -78,6 +79,9 @@ impl Pipeline {
     pub(super) fn sandbox_gone(&mut self, gone: SandboxGone) {
         self.cgroups.starting.remove(&gone.key);
         let Some(sandbox) = self.sandboxes.remove(&gone.key) else { return };
+        if let Some((memcg, _)) = &sandbox.cgroup {
+            self.registry.sandbox_gone(*memcg);
+        }
         self.inventory.ended(WorkloadKey::Sandbox(gone.key), gone.boot_ns);
         if self.config.workload_events {
             let body = Body::WorkloadStopped(WorkloadStopped {

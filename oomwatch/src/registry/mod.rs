@@ -66,6 +66,8 @@ pub(crate) struct Registry {
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
     users: containers::Users,
+    /// Cgroups of gVisor sandboxes, in which a process that is called like a runtime's own is the sentry.
+    of_sandboxes: HashSet<MemcgId>,
     /// The kernel tells when a cgroup is made; else that is noticed later.
     sees_births: bool,
 }
@@ -80,6 +82,7 @@ impl Registry {
             due: BTreeSet::new(),
             removed: VecDeque::new(),
             users: containers::Users::default(),
+            of_sandboxes: HashSet::new(),
             sees_births,
         }
     }
@@ -146,6 +149,16 @@ impl Registry {
                 self.by_path.remove(&path);
             }
         }
+    }
+
+    /// A gVisor sandbox has a cgroup for itself.
+    pub(crate) fn sandbox_found(&mut self, memcg: MemcgId) {
+        self.of_sandboxes.insert(memcg);
+    }
+
+    /// It ended.
+    pub(crate) fn sandbox_gone(&mut self, memcg: MemcgId) {
+        self.of_sandboxes.remove(&memcg);
     }
 
     /// A program began in a cgroup that its parent is not in; whether that made a look worth while.
@@ -295,7 +308,7 @@ impl Registry {
         if let Some(known) = entry.filter(holds).and_then(|entry| entry.known.clone()) {
             return known;
         }
-        let (looked, is_beginning) = self.look(path);
+        let (looked, is_beginning) = self.look(memcg, path);
         match memcg.and_then(|memcg| self.entries.get_mut(&memcg)) {
             Some(entry) => {
                 entry.looks.note_event(clock::boot_ns());
@@ -306,14 +319,16 @@ impl Registry {
     }
 
     /// What its files say, and whether a runtime's own process is there.
-    fn look(&mut self, path: &CgroupPath) -> (Known, bool) {
+    fn look(&mut self, memcg: Option<MemcgId>, path: &CgroupPath) -> (Known, bool) {
         let identity = CgroupIdentity::of(path.as_bytes());
         let process = self.hierarchy.as_ref().and_then(|all| all.first_process(path));
         let found = self.users.describe(&self.root, &identity, path.as_bytes(), process);
         for problem in &found.problems {
             tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
         }
-        (Known { workload: found.workload, container_depth: found.container_depth }, found.is_beginning)
+        let is_sandbox = memcg.is_some_and(|memcg| self.of_sandboxes.contains(&memcg));
+        let known = Known { workload: found.workload, container_depth: found.container_depth };
+        (known, found.is_beginning && !is_sandbox)
     }
 
     /// Looks at the cgroups whose time has come, so many at most, and forgets those removed long ago. Those looked at.
@@ -347,7 +362,7 @@ impl Registry {
     }
 
     fn look_at(&mut self, memcg: MemcgId, path: &CgroupPath) -> Option<&mut Entry> {
-        let (looked, is_beginning) = self.look(path);
+        let (looked, is_beginning) = self.look(Some(memcg), path);
         let entry = self.entries.get_mut(&memcg)?;
         entry.learn(looked, is_beginning);
         Some(entry)

@@ -114,14 +114,17 @@ fn an_agent_that_stood_still_does_not_look_at_a_cgroup_four_times_at_once() {
 }
 
 /// Whether a cgroup may have been a container's, gone after all looks at it of which the first found no process and the others
-/// one of this name.
-fn may_have_been_a_container(name: &str) -> bool {
+/// one of this name; in a gVisor sandbox' own or in another.
+fn may_have_been_a_container(name: &str, is_sandbox: bool) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let root = HostRoot::new(folder.path());
     let hierarchy = MemoryHierarchy::of_files(&root);
     let mut registry = Registry::new(root, Some(hierarchy), true);
     let path = CgroupPath::from_bytes(b"/a");
     registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(10), path: Some(path.clone()) });
+    if is_sandbox {
+        registry.sandbox_found(memcg(10));
+    }
     for looks in 0..looks::AFTER_NS.len() {
         let now_ns = registry.next_deadline().unwrap();
         assert_eq!(registry.tick(now_ns, usize::MAX), [memcg(10)], "after {looks} looks");
@@ -142,11 +145,12 @@ fn may_have_been_a_container(name: &str) -> bool {
 #[test]
 fn looks_at_a_cgroup_whose_program_has_not_begun_tell_of_no_container_and_against_none() {
     for name in ["runc", "6", "runc:[1:CHILD]", "runc:[2:INIT]", "youki:[2:INIT]", "crun", "exe", "memfd:crun_clone"] {
-        assert!(may_have_been_a_container(name), "{name}: its state comes later");
+        assert!(may_have_been_a_container(name, false), "{name}: its state comes later");
     }
     for name in ["sleep", "runcible", "crunchd", "7zip", "a) S (runc:["] {
-        assert!(!may_have_been_a_container(name), "{name}");
+        assert!(!may_have_been_a_container(name, false), "{name}");
     }
+    assert!(!may_have_been_a_container("exe", true), "a sentry");
 }
 
 #[test]

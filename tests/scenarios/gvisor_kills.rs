@@ -8,7 +8,7 @@ use support::{
     memory_cgroup_version, require, wait_for,
 };
 
-const LIMIT_MIB: u64 = 128;
+const LIMIT_MIB: u64 = 96;
 const ATTEMPTS: usize = 3;
 
 fn watching() -> Agent {

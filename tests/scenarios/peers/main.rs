@@ -57,12 +57,17 @@ fn each_sees_the_same_kills() {
     ];
     // Afterwards nobody is busy with getting ready.
     sleep(UNTIL_ALL_IS_SEEN);
+    // An emulator translates what runs for the first time, which takes as long as ten kills.
+    scenes::rehearsal();
+    sleep(UNTIL_ALL_IS_SEEN);
+    let begin = clock::now();
     let scenes = scenes::all();
     sleep(UNTIL_ALL_IS_SEEN);
     let moments = clock.moments();
     let mut out = io::stdout();
     for watcher in &mut watchers {
-        let seen = watcher.finish();
+        let mut seen = watcher.finish();
+        seen.retain(|said| said.at >= begin);
         let score = Score::of(&scenes, &moments, &seen);
         writeln!(out, "peers|{}|{score}", watcher.name()).expect("write a score");
         for (scene, told, made) in &score.scenes {

@@ -29,6 +29,15 @@ pub(crate) fn all() -> Vec<Kill> {
     [storm(), sibling(), group(), child(), gone()].concat()
 }
 
+/// A kill that does not count.
+pub(crate) fn rehearsal() {
+    let _slice = Cgroup::make("/system.slice");
+    let cgroup = container().limited_to_mib(24);
+    let mut hog = Hog::ready_in(&cgroup, ["eat=all"]);
+    hog.go();
+    hog.wait_until_killed();
+}
+
 fn kill(scene: &'static str, pid: u32, cgroup: &Cgroup, limit: &Cgroup) -> Kill {
     let text = |cgroup: &Cgroup| cgroup.path().to_string_lossy().into_owned();
     Kill { scene, pid, cgroup: text(cgroup), limit: text(limit) }

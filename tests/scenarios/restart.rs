@@ -26,6 +26,13 @@ fn an_agent_tells_a_kill(state: &State, cgroup: &Cgroup) {
     agent.stop();
 }
 
+/// The programs that go on recording while no agent runs.
+fn pinned_links(state: &State) -> Vec<String> {
+    let files = state.generations().into_iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    let names = files.filter_map(|file| Some(file.ok()?.file_name().to_string_lossy().into_owned()));
+    names.filter(|name| name.starts_with("link_")).collect()
+}
+
 /// What is told to be missing in a cgroup.
 fn missed_in<'a>(events: &'a [Event], cgroup: &Cgroup) -> Vec<&'a Event> {
     let there =
@@ -39,6 +46,8 @@ fn a_kill_while_no_agent_runs_is_told_by_the_next_one_in_full_and_by_no_other() 
     let state = State::new();
     let cgroup = Cgroup::scratch().limited_to_mib(32);
     an_agent_tells_a_kill(&state, &cgroup);
+    let links = pinned_links(&state);
+    assert!(!links.is_empty() && !links.iter().any(|link| link.contains("sched_process")), "{links:?}");
     let victim = kill_one(&cgroup);
     let after = SystemTime::now();
 

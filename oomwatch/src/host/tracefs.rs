@@ -23,7 +23,7 @@ pub fn format(tracepoint: &str) -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Mounts tracefs for this process alone where nobody has: call it while there is only one thread.
+/// Mounts tracefs where nobody has, for this thread and what it starts alone.
 ///
 /// # Errors
 /// It cannot be mounted.
@@ -34,7 +34,7 @@ pub fn ensure_mounted() -> Result<(), HostError> {
 
 fn mount_privately() -> Result<(), HostError> {
     let error = |errno: rustix::io::Errno| HostError::Io { path: MOUNT.into(), source: errno.into() };
-    // SAFETY: only the mount namespace is left, which no other thread relies on: there is none yet.
+    // SAFETY: only the mount namespace is left, whose mounts still arrive; no memory or descriptor is shared less.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(error)?;
     // Mounts of the host still arrive here; ours does not leave.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(error)?;

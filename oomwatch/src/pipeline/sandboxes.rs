@@ -55,6 +55,9 @@ impl Pipeline {
             self.registry.sandbox_found(*memcg);
             self.leave(*memcg);
         }
+        if let Some((memcg, _)) = known.as_ref().and_then(|known| known.cgroup.as_ref()) {
+            self.registry.sandbox_gone(*memcg);
+        }
         self.describe_sandbox(sandbox);
         if self.config.workload_events && known.is_none() {
             let body = Body::WorkloadStarted(WorkloadStarted {

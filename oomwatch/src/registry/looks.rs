@@ -73,6 +73,15 @@ impl Looks {
         self.is_beginning = is_beginning;
     }
 
+    /// What seemed to be a runtime's own process is a sentry, that is a container's: the others begin anew. Whether it seemed so.
+    pub(super) fn has_begun(&mut self) -> bool {
+        let seemed = std::mem::take(&mut self.is_beginning);
+        if seemed {
+            self.begin_anew();
+        }
+        seemed
+    }
+
     /// Another would tell nothing new.
     pub(super) fn are_over(&self) -> bool {
         !self.is_beginning && self.count >= AFTER_NS.len()

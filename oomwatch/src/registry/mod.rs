@@ -66,8 +66,8 @@ pub(crate) struct Registry {
     due: BTreeSet<(u64, MemcgId)>,
     removed: VecDeque<(u64, MemcgId)>,
     users: containers::Users,
-    /// Cgroups of gVisor sandboxes, in which a process that is called like a runtime's own is the sentry.
-    of_sandboxes: HashSet<MemcgId>,
+    /// Cgroups of gVisor sandboxes, in which a process that is called like a runtime's own is a sentry, and of how many.
+    of_sandboxes: HashMap<MemcgId, usize>,
     /// The kernel tells when a cgroup is made; else that is noticed later.
     sees_births: bool,
 }
@@ -82,7 +82,7 @@ impl Registry {
             due: BTreeSet::new(),
             removed: VecDeque::new(),
             users: containers::Users::default(),
-            of_sandboxes: HashSet::new(),
+            of_sandboxes: HashMap::new(),
             sees_births,
         }
     }
@@ -153,12 +153,21 @@ impl Registry {
 
     /// A gVisor sandbox has a cgroup for itself.
     pub(crate) fn sandbox_found(&mut self, memcg: MemcgId) {
-        self.of_sandboxes.insert(memcg);
+        *self.of_sandboxes.entry(memcg).or_default() += 1;
+        let seemed_to_begin = self.entries.get_mut(&memcg).is_some_and(|entry| entry.looks.has_begun());
+        if seemed_to_begin {
+            self.look_then(memcg, clock::boot_ns().saturating_add(looks::AFTER_BEGINNING_NS));
+        }
     }
 
-    /// It ended.
+    /// It ended, or has another.
     pub(crate) fn sandbox_gone(&mut self, memcg: MemcgId) {
-        self.of_sandboxes.remove(&memcg);
+        if let hash_map::Entry::Occupied(mut sandboxes) = self.of_sandboxes.entry(memcg) {
+            *sandboxes.get_mut() -= 1;
+            if *sandboxes.get() == 0 {
+                sandboxes.remove();
+            }
+        }
     }
 
     /// A program began in a cgroup that its parent is not in; whether that made a look worth while.
@@ -326,7 +335,7 @@ impl Registry {
         for problem in &found.problems {
             tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
         }
-        let is_sandbox = memcg.is_some_and(|memcg| self.of_sandboxes.contains(&memcg));
+        let is_sandbox = memcg.is_some_and(|memcg| self.of_sandboxes.contains_key(&memcg));
         let known = Known { workload: found.workload, container_depth: found.container_depth };
         (known, found.is_beginning && !is_sandbox)
     }

@@ -154,6 +154,36 @@ fn looks_at_a_cgroup_whose_program_has_not_begun_tell_of_no_container_and_agains
 }
 
 #[test]
+fn a_sandbox_that_took_long_to_begin_has_the_usual_looks_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = HostRoot::new(folder.path());
+    let hierarchy = MemoryHierarchy::of_files(&root);
+    for (file, text) in [("a/cgroup.procs", "7\n"), ("proc/7/stat", "7 (exe) S 1 7 7 0")] {
+        let file = folder.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+    let mut registry = Registry::new(root, Some(hierarchy), true);
+    registry.made(&CgroupChange { boot_ns: 0, memcg: memcg(10), path: Some(CgroupPath::from_bytes(b"/a")) });
+    for _ in 0..looks::MOST / 2 {
+        let now_ns = registry.next_deadline().unwrap();
+        registry.tick(now_ns, usize::MAX);
+    }
+    registry.sandbox_found(memcg(10));
+    registry.sandbox_found(memcg(10));
+    registry.sandbox_gone(memcg(10));
+    let mut looks = 0;
+    while let Some(now_ns) = registry.next_deadline() {
+        looks += registry.tick(now_ns, usize::MAX).len();
+        assert!(looks <= looks::MOST, "one of two sandboxes in it is still there");
+    }
+    // The one that follows a beginning does not count.
+    assert_eq!(looks, looks::AFTER_NS.len() + 1);
+    registry.sandbox_gone(memcg(10));
+    assert!(registry.of_sandboxes.is_empty());
+}
+
+#[test]
 fn a_cgroup_is_known_by_its_path_and_the_time() {
     let mut registry = registry(&["/a"]);
     let path = CgroupPath::from_bytes(b"/a");

@@ -130,7 +130,9 @@ const EXIT: TracepointHook = TracepointHook {
 
 /// Where the kernel marks a victim.
 const MARK: &str = "oom:mark_victim";
-/// Name of the way by which a tracepoint is an event of perf.
+/// How a tracepoint is hooked: its arguments are the program's,
+const RAW: &str = "raw_tp";
+/// or as an event of perf.
 const BY_PERF: &str = "tracepoint";
 
 /// What is attached.
@@ -197,7 +199,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
 
 /// Without BTF only the tracepoint's own record can be read.
 fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
-    let outcome = perf_event(ebpf, "mark_victim_record", MARK);
+    let outcome = perf_event(ebpf, "mark_victim_record", MARK, perf_links_can_be_pinned());
     let outcome = outcome.map(|link| {
         attached.links.extend(link);
         BY_PERF
@@ -208,13 +210,13 @@ fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
 
 type NamedLink = (String, FdLink);
 
-/// Attaches to a tracepoint as an event of perf. `None` is a link that cannot be pinned and stays with its program.
-fn perf_event(ebpf: &mut Ebpf, name: &str, target: &str) -> Result<Option<NamedLink>, String> {
+/// Attaches to a tracepoint as an event of perf. What keeps it attached stays with the program where it is not taken.
+fn perf_event(ebpf: &mut Ebpf, name: &str, target: &str, take: bool) -> Result<Option<NamedLink>, String> {
     let (category, tracepoint) = target.split_once(':').unwrap_or_default();
     let link = with_program::<TracePoint, _>(ebpf, name, |program| {
         program.load()?;
         let link = program.attach(category, tracepoint)?;
-        perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
+        take.then(|| program.take_link(link)).transpose()
     })?;
     Ok(link.and_then(|link| Some((name.to_owned(), link.try_into().ok()?))))
 }
@@ -315,53 +317,56 @@ impl Prober<'_> {
 
     fn raw_hook(&mut self, hook: TracepointHook) -> Hook {
         let TracepointHook { target, program, gives, without } = hook;
-        Hook { target, gives, without, outcome: self.raw_tracepoint(program, target) }
+        let outcome = self.raw_tracepoint(program, target, true).map(|link| {
+            self.links.extend(link);
+            RAW
+        });
+        Hook { target, gives, without, outcome }
     }
 
-    fn raw_tracepoint(&mut self, name: &str, target: &str) -> Result<&'static str, String> {
+    fn raw_tracepoint(&mut self, name: &str, target: &str, take: bool) -> Result<Option<NamedLink>, String> {
         let (_, tracepoint) = target.split_once(':').unwrap_or_default();
         let link = with_program::<RawTracePoint, _>(self.ebpf, name, |program| {
             program.load()?;
             let link = program.attach(tracepoint)?;
-            program.take_link(link)
+            take.then(|| program.take_link(link)).transpose()
         })?;
-        self.links.push((name.to_owned(), link.into()));
-        Ok("raw_tp")
+        Ok(link.map(|link| (name.to_owned(), link.into())))
     }
 
-    /// A tracepoint that many tasks pass at once, with its program as an event of perf. Whether it is hooked.
+    /// A tracepoint that many tasks pass at once, with its program as an event of perf. It ends with the agent: it finds
+    /// sandboxes to watch and the ends of processes that are, and would fill a ring that nobody reads. Whether it is hooked.
     ///
     /// Since Linux 7 a raw program may be preempted, and the kernel leaves it out for a task that comes by on the same CPU
-    /// meanwhile (7.2, two CPUs busy with short processes: 3 of 100). An event of perf is not preempted. The other
-    /// tracepoints lie under one of the kernel's locks, or only count.
+    /// meanwhile (7.2, two CPUs busy with short processes: 3 of 100). An event of perf is not preempted, and only left out
+    /// where somebody was preempted while he asked a map. The other tracepoints lie under one of the kernel's locks, but for
+    /// that of reclaim, which comes again and again.
     fn task_hook(&mut self, hook: TracepointHook, by_perf: &str, attached: &mut Attached) -> bool {
-        let by_perf = if system::kernel_major() < 7 { None } else { Some(self.perf_event(by_perf, hook.target)) };
-        let hook = match by_perf {
-            Some(Ok(())) => {
-                let TracepointHook { target, gives, without, .. } = hook;
-                Hook { target, gives, without, outcome: Ok(BY_PERF) }
-            }
-            Some(Err(reason)) => {
-                let target = hook.target;
-                attached
-                    .skipping
-                    .push(format!("{target} is hooked raw, which this kernel leaves out at times ({reason})"));
-                self.raw_hook(hook)
-            }
-            None => self.raw_hook(hook),
-        };
-        let is_hooked = hook.outcome.is_ok();
-        attached.hooks.push(hook);
+        let TracepointHook { target, program, gives, without } = hook;
+        let by_perf = if system::kernel_major() < 7 { None } else { Some(self.task_event(by_perf, target)) };
+        let outcome =
+            match by_perf {
+                Some(Ok(())) => Ok(BY_PERF),
+                not_by_perf => self.raw_tracepoint(program, target, false).map(|_stays| {
+                    attached.skipping.extend(not_by_perf.and_then(Result::err).map(|reason| {
+                        format!("{target} is hooked raw, which this kernel leaves out at times ({reason})")
+                    }));
+                    RAW
+                }),
+            };
+        let is_hooked = outcome.is_ok();
+        attached.hooks.push(Hook { target, gives, without, outcome });
         is_hooked
     }
 
-    fn perf_event(&mut self, name: &str, target: &str) -> Result<(), String> {
+    fn task_event(&mut self, name: &str, target: &str) -> Result<(), String> {
         if self.withheld.iter().any(|way| way == "perf") {
             return Err("withheld".to_owned());
         }
-        tracefs::ensure_mounted().map_err(|error| error.to_string())?;
-        self.links.extend(perf_event(self.ebpf, name, target)?);
-        Ok(())
+        if let Err(error) = tracefs::ensure_mounted() {
+            tracing::debug!(%error, "tracefs is looked for elsewhere");
+        }
+        perf_event(self.ebpf, name, target, false).map(|_stays| ())
     }
 }
 

@@ -33,8 +33,6 @@ const BPF_FS: u64 = 0xcafe_4a11;
 const MAX_GENERATIONS: usize = 256;
 /// Files of a generation: three maps and the links.
 const MAX_FILES: usize = 64;
-/// They find sandboxes to watch and the ends of processes that are, which is for a running agent.
-const UNUSED: [&str; 2] = ["sched_process_exec", "sched_process_exit"];
 const OOMS: &str = "map_OOMS";
 const CHANGES: &str = "map_CHANGES";
 const LOST: &str = "map_LOST";
@@ -202,10 +200,7 @@ fn pin_all(folder: &Path, kept: &Kept<'_>, links: &mut Vec<(String, FdLink)>) ->
     for (name, map) in [(OOMS, kept.ooms), (CHANGES, kept.changes), (LOST, kept.lost)] {
         map.pin(folder.join(name)).with_context(|| format!("pin {name}"))?;
     }
-    let (unused, used): (Vec<_>, Vec<_>) =
-        std::mem::take(links).into_iter().partition(|(program, _)| UNUSED.contains(&program.as_str()));
-    *links = unused;
-    for (program, link) in used {
+    for (program, link) in std::mem::take(links) {
         let pinned = link.pin(folder.join(format!("link_{program}")));
         let pinned = pinned.with_context(|| format!("pin the link of {program}"))?;
         links.push((program, pinned.into()));

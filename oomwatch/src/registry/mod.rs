@@ -1,6 +1,7 @@
 //! Who a cgroup is: id to path to workload, remembered while the cgroup lives and for a while after its end, for a
 //! victim's cgroup and its engine's files are often gone when somebody asks.
 
+mod entry;
 mod looks;
 
 use std::{
@@ -17,6 +18,7 @@ use crate::{
     state::Container,
     workload::{CgroupIdentity, Workload},
 };
+use entry::{Entry, Known, is_complete};
 use looks::Looks;
 
 /// How long a cgroup is remembered after its end.
@@ -33,26 +35,6 @@ pub(crate) enum Standing {
     Plain,
     /// In a container, or a pod's, whose limit is the sum of its containers'.
     Other,
-}
-
-/// One cgroup.
-#[derive(Debug)]
-struct Entry {
-    path: CgroupPath,
-    /// 0 where it was there before, or is not known.
-    made_ns: u64,
-    /// `None` until it was first looked at.
-    known: Option<Known>,
-    looks: Looks,
-    is_removed: bool,
-}
-
-/// What a look told.
-#[derive(Debug, Clone)]
-struct Known {
-    workload: Workload,
-    /// Depth of the container's own cgroup.
-    container_depth: Option<usize>,
 }
 
 /// All cgroups of the memory hierarchy.
@@ -383,52 +365,6 @@ impl Registry {
         let forget = self.removed.front().map(|(at, _)| at.saturating_add(KEEP_REMOVED_NS));
         look.into_iter().chain(forget).min()
     }
-}
-
-impl Entry {
-    fn new(path: CgroupPath, made_ns: u64) -> Self {
-        Self { path, made_ns, known: None, looks: Looks::default(), is_removed: false }
-    }
-
-    /// Another look would tell nothing new.
-    fn is_final(&self) -> bool {
-        self.is_complete() || self.looks.are_over()
-    }
-
-    fn is_complete(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| is_complete(&known.workload))
-    }
-
-    /// Keeps what tells more: the files of a container vanish with it.
-    fn learn(&mut self, looked: Known, is_beginning: bool) -> &Known {
-        self.looks.saw(is_beginning);
-        let old = self.known.take();
-        let kept = match old {
-            Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,
-            _ => looked,
-        };
-        self.known.insert(kept)
-    }
-}
-
-/// All that an engine writes down is known.
-fn is_complete(workload: &Workload) -> bool {
-    workload.container_name.is_some() && workload.image.is_some()
-}
-
-/// Known fields, by number.
-fn known_fields(workload: &Workload) -> usize {
-    let fields = [
-        &workload.container_id,
-        &workload.container_name,
-        &workload.sandbox_id,
-        &workload.pod_uid,
-        &workload.pod_name,
-        &workload.pod_namespace,
-        &workload.image,
-    ];
-    let runtime = usize::from(workload.runtime != crate::workload::Runtime::Unknown);
-    fields.into_iter().flatten().count() + runtime
 }
 
 #[cfg(test)]

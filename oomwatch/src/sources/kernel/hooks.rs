@@ -3,17 +3,12 @@
 //! Order matters: a program that others rely on comes before them, so that a run of the OOM killer is either
 //! seen whole or not at all.
 
-use std::error::Error;
-
-use aya::{
-    Btf, Ebpf, Endianness,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint, links::FdLink},
-};
+use aya::{Btf, Ebpf};
 
 use super::{
-    btf,
     keeping::Keep,
     offsets::{KernelLayout, MarkVictimArgs},
+    program::{self, NamedLink, perf_links_can_be_pinned},
 };
 use crate::{
     host::{system, tracefs},
@@ -199,26 +194,13 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<&KernelLayout>, withheld: &
 
 /// Without BTF only the tracepoint's own record can be read.
 fn attach_record(ebpf: &mut Ebpf, attached: &mut Attached) {
-    let outcome = perf_event(ebpf, "mark_victim_record", MARK, perf_links_can_be_pinned());
+    let outcome = program::perf_event(ebpf, "mark_victim_record", MARK, true);
     let outcome = outcome.map(|link| {
         attached.links.extend(link);
         BY_PERF
     });
     attached.victim = outcome.as_ref().ok().copied();
     attached.hooks.push(Hook { target: MARK, gives: VICTIM.gives, without: VICTIM.without, outcome });
-}
-
-type NamedLink = (String, FdLink);
-
-/// Attaches to a tracepoint as an event of perf. What keeps it attached stays with the program where it is not taken.
-fn perf_event(ebpf: &mut Ebpf, name: &str, target: &str, take: bool) -> Result<Option<NamedLink>, String> {
-    let (category, tracepoint) = target.split_once(':').unwrap_or_default();
-    let link = with_program::<TracePoint, _>(ebpf, name, |program| {
-        program.load()?;
-        let link = program.attach(category, tracepoint)?;
-        take.then(|| program.take_link(link)).transpose()
-    })?;
-    Ok(link.and_then(|link| Some((name.to_owned(), link.try_into().ok()?))))
 }
 
 struct Prober<'a> {
@@ -289,49 +271,26 @@ impl Prober<'_> {
     fn fentry(&mut self, name: &str, function: &str) -> Result<(), String> {
         let btf = match self.functions.take() {
             Some(btf) => btf,
-            None => Btf::parse(&btf::of_functions(&self.layout.functions), Endianness::default())
-                .map_err(|error| explain(&error))?,
+            None => program::functions(self.layout)?,
         };
-        let outcome = match self.ebpf.program_mut(name) {
-            Some(Program::FEntry(program)) => load_fentry(program, function, &btf),
-            Some(Program::FExit(program)) => load_fexit(program, function, &btf),
-            _ => return Err(format!("the object has no fentry program {name}")),
-        };
+        let link = program::fentry(self.ebpf, name, function, &btf);
         self.functions = Some(btf);
-        self.links.push((name.to_owned(), outcome.map_err(|error| refusal(&error))?));
+        self.links.push(link?);
         Ok(())
     }
 
     fn kprobe(&mut self, name: &str, function: &str) -> Result<(), String> {
-        if !system::has_kprobes() {
-            return Err("this kernel has none".to_owned());
-        }
-        let link = with_program::<KProbe, _>(self.ebpf, name, |program| {
-            program.load()?;
-            let link = program.attach(function, 0)?;
-            perf_links_can_be_pinned().then(|| program.take_link(link)).transpose()
-        })?;
-        self.links.extend(link.and_then(|link| Some((name.to_owned(), link.try_into().ok()?))));
+        self.links.extend(program::kprobe(self.ebpf, name, function)?);
         Ok(())
     }
 
     fn raw_hook(&mut self, hook: TracepointHook) -> Hook {
         let TracepointHook { target, program, gives, without } = hook;
-        let outcome = self.raw_tracepoint(program, target, true).map(|link| {
+        let outcome = program::raw_tracepoint(self.ebpf, program, target, true).map(|link| {
             self.links.extend(link);
             RAW
         });
         Hook { target, gives, without, outcome }
-    }
-
-    fn raw_tracepoint(&mut self, name: &str, target: &str, take: bool) -> Result<Option<NamedLink>, String> {
-        let (_, tracepoint) = target.split_once(':').unwrap_or_default();
-        let link = with_program::<RawTracePoint, _>(self.ebpf, name, |program| {
-            program.load()?;
-            let link = program.attach(tracepoint)?;
-            take.then(|| program.take_link(link)).transpose()
-        })?;
-        Ok(link.map(|link| (name.to_owned(), link.into())))
     }
 
     /// A tracepoint that many tasks pass at once, with its program as an event of perf. It ends with the agent: it finds
@@ -343,18 +302,16 @@ impl Prober<'_> {
     /// that of reclaim, which comes again and again.
     fn task_hook(&mut self, hook: TracepointHook, by_perf: &str, attached: &mut Attached) -> bool {
         let TracepointHook { target, program, gives, without } = hook;
-        let by_perf = if system::kernel_major() < 7 { None } else { Some(self.task_event(by_perf, target)) };
-        let outcome =
-            match by_perf {
-                Some(Ok(())) => Ok(BY_PERF),
-                not_by_perf => self.raw_tracepoint(program, target, false).map(|_stays| {
-                    attached.skipping.extend(not_by_perf.and_then(Result::err).map(|reason| {
-                        format!("{target} is hooked raw, which this kernel leaves out at times ({reason})")
-                    }));
-                    RAW
-                }),
-            };
+        let by_perf = (system::kernel_major() >= 7).then(|| self.task_event(by_perf, target));
+        let outcome = if let Some(Ok(())) = by_perf {
+            Ok(BY_PERF)
+        } else {
+            program::raw_tracepoint(self.ebpf, program, target, false).map(|_stays| RAW)
+        };
         let is_hooked = outcome.is_ok();
+        if let (true, Some(Err(reason))) = (is_hooked, by_perf) {
+            attached.skipping.push(format!("{target} is hooked raw, which this kernel leaves out at times ({reason})"));
+        }
         attached.hooks.push(Hook { target, gives, without, outcome });
         is_hooked
     }
@@ -366,85 +323,10 @@ impl Prober<'_> {
         if let Err(error) = tracefs::ensure_mounted() {
             tracing::debug!(%error, "tracefs is looked for elsewhere");
         }
-        perf_event(self.ebpf, name, target, false).map(|_stays| ())
+        program::perf_event(self.ebpf, name, target, false).map(|_stays| ())
     }
 }
 
 fn hook(hook: &FunctionHook, outcome: Result<Method, String>) -> Hook {
     Hook { target: hook.function, gives: hook.gives, without: hook.without, outcome: outcome.map(Method::name) }
-}
-
-fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<FdLink, ProgramError> {
-    program.load(function, btf)?;
-    let link = program.attach()?;
-    program.take_link(link).map(FdLink::from)
-}
-
-fn load_fexit(program: &mut FExit, function: &str, btf: &Btf) -> Result<FdLink, ProgramError> {
-    program.load(function, btf)?;
-    let link = program.attach()?;
-    program.take_link(link).map(FdLink::from)
-}
-
-/// Before Linux 5.15 kprobes and tracepoints hang on an event of perf, which ends with its process.
-pub(crate) fn perf_links_can_be_pinned() -> bool {
-    aya::features().bpf_perf_link()
-}
-
-fn with_program<'a, T: 'a, L>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-    attach: impl FnOnce(&'a mut T) -> Result<L, ProgramError>,
-) -> Result<L, String>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
-    let program = program.try_into().map_err(|error: ProgramError| explain(&error))?;
-    attach(program).map_err(|error| refusal(&error))
-}
-
-/// Longest explanation kept: a verifier's log can have megabytes.
-const MAX_EXPLANATION: usize = 300;
-
-/// Why the kernel refused a program, in a few words; the verifier's last word where it had one.
-fn refusal(error: &ProgramError) -> String {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let last = log.lines().rfind(|line| !line.trim().is_empty() && !is_statistics(line));
-            last.map_or_else(|| refused(io_error), |last| one_line(&format!("{}: {last}", refused(io_error))))
-        }
-        other => explain(other),
-    }
-}
-
-/// Lines that the verifier writes after its reason.
-fn is_statistics(line: &str) -> bool {
-    ["processed ", "verification time ", "stack depth "].iter().any(|begin| line.starts_with(begin))
-}
-
-fn refused(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => "not permitted (a missing capability, lockdown or a policy)".to_owned(),
-        _ => one_line(&error.to_string()),
-    }
-}
-
-/// An error's innermost cause, or itself, in one line.
-pub(crate) fn explain(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    one_line(&innermost.to_string())
-}
-
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(MAX_EXPLANATION) {
-        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
-        None => line,
-    }
 }

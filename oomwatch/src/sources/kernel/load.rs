@@ -11,10 +11,11 @@ use thiserror::Error;
 use super::{
     btf::Btf,
     decode::Decoder,
-    hooks::{self, Attached, Hook, explain},
+    hooks::{self, Attached, Hook},
     keeping::{Keep, Keeping, Release},
     offsets::{self, KernelLayout, kernel_name},
     pin::{self, Kept},
+    program::explain,
     ring::Ring,
     trace_format::TraceFormat,
 };

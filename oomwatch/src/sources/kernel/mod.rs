@@ -1,8 +1,8 @@
 //! The eBPF source: OOM victims, ends of OOM runs, births and deaths of cgroups, futile reclaim, losses.
 //!
-//! `load` brings the program into the kernel, `hooks` attaches what this kernel allows, `btf` and `offsets` find the
-//! kernel's fields, `decode` turns records into observations. `ring` reads, `pin` and `keeping` leave to the next agent
-//! what this one does not read. Only this module knows aya.
+//! `load` brings the object into the kernel, `hooks` attaches what this kernel allows, each a `program`; `btf` and `offsets`
+//! find the kernel's fields, `decode` turns records into observations. `ring` reads, `pin` and `keeping` leave to the next
+//! agent what this one does not read. Only this module knows aya.
 
 pub(crate) mod btf;
 pub(crate) mod decode;
@@ -11,6 +11,7 @@ pub(crate) mod keeping;
 pub(crate) mod load;
 pub(crate) mod offsets;
 pub(crate) mod pin;
+mod program;
 mod ring;
 mod trace_format;
 

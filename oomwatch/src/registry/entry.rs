@@ -1,0 +1,73 @@
+//! One cgroup: what looks at it told, of which what tells more is kept. Pure.
+
+use super::looks::Looks;
+use crate::{
+    cgroup_path::CgroupPath,
+    workload::{Runtime, Workload},
+};
+
+/// One cgroup.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) path: CgroupPath,
+    /// 0 where it was there before, or is not known.
+    pub(super) made_ns: u64,
+    /// `None` until it was first looked at.
+    pub(super) known: Option<Known>,
+    pub(super) looks: Looks,
+    pub(super) is_removed: bool,
+}
+
+/// What a look told.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) workload: Workload,
+    /// Depth of the container's own cgroup.
+    pub(super) container_depth: Option<usize>,
+}
+
+impl Entry {
+    pub(super) fn new(path: CgroupPath, made_ns: u64) -> Self {
+        Self { path, made_ns, known: None, looks: Looks::default(), is_removed: false }
+    }
+
+    /// Another look would tell nothing new.
+    pub(super) fn is_final(&self) -> bool {
+        self.is_complete() || self.looks.are_over()
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| is_complete(&known.workload))
+    }
+
+    /// Keeps what tells more: the files of a container vanish with it.
+    pub(super) fn learn(&mut self, looked: Known, is_beginning: bool) -> &Known {
+        self.looks.saw(is_beginning);
+        let old = self.known.take();
+        let kept = match old {
+            Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,
+            _ => looked,
+        };
+        self.known.insert(kept)
+    }
+}
+
+/// All that an engine writes down is known.
+pub(super) fn is_complete(workload: &Workload) -> bool {
+    workload.container_name.is_some() && workload.image.is_some()
+}
+
+/// Known fields, by number.
+fn known_fields(workload: &Workload) -> usize {
+    let fields = [
+        &workload.container_id,
+        &workload.container_name,
+        &workload.sandbox_id,
+        &workload.pod_uid,
+        &workload.pod_name,
+        &workload.pod_namespace,
+        &workload.image,
+    ];
+    let runtime = usize::from(workload.runtime != Runtime::Unknown);
+    fields.into_iter().flatten().count() + runtime
+}

@@ -1,4 +1,4 @@
-//! tracefs: found where it is mounted, else mounted where only this process sees it.
+//! tracefs: found where it is mounted, else mounted where only this thread and what it starts see it.
 
 use std::path::Path;
 
@@ -34,7 +34,8 @@ pub fn ensure_mounted() -> Result<(), HostError> {
 
 fn mount_privately() -> Result<(), HostError> {
     let error = |errno: rustix::io::Errno| HostError::Io { path: MOUNT.into(), source: errno.into() };
-    // SAFETY: only the mount namespace is left, whose mounts still arrive; no memory or descriptor is shared less.
+    // SAFETY: the mount namespace is left, whose mounts still arrive, and with it the working directory that threads share, which
+    // nobody changes; no memory or descriptor is shared less.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(error)?;
     // Mounts of the host still arrive here; ours does not leave.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(error)?;

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) enum Method {
     /// fentry and fexit.
     Fentry,
-    /// kprobe and kretprober.
+    /// kprobe and kretprobe.
     Kprobe,
 }
 
@@ -320,10 +320,13 @@ impl Prober<'_> {
         if self.withheld.iter().any(|way| way == "perf") {
             return Err("withheld".to_owned());
         }
-        if let Err(error) = tracefs::ensure_mounted() {
-            tracing::debug!(%error, "tracefs is looked for elsewhere");
-        }
-        program::perf_event(self.ebpf, name, target, false).map(|_stays| ())
+        // Where it cannot be mounted it may be there in another place.
+        let mounted = tracefs::ensure_mounted();
+        let attached = program::perf_event(self.ebpf, name, target, false);
+        attached.map(|_stays| ()).map_err(|reason| match mounted {
+            Ok(()) => reason,
+            Err(error) => format!("{reason}: {error}"),
+        })
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) enum LoadError {
 
 /// Everything that lives in the kernel while this value does.
 pub(crate) struct Loaded {
-    /// Keeps programs alive, and what of their links cannot be pinned.
+    /// Keeps programs alive, and of their links those that are not to outlive the agent or cannot be pinned.
     pub(crate) ebpf: Ebpf,
     /// Links that end with this value; elsewhere they are pinned.
     pub(crate) links: Vec<(String, FdLink)>,
@@ -95,7 +95,7 @@ pub(crate) struct Sight {
     pub(crate) facts: SourceFacts,
 }
 
-/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `btf`, `bpf`. With `keep`, records are given
+/// Loads and attaches. `withheld` names ways not to be tried: `fentry`, `kprobe`, `perf`, `btf`, `bpf`. With `keep`, records are given
 /// back only when their events are written.
 pub(crate) fn load(
     hierarchy: Option<&MemoryHierarchy>,

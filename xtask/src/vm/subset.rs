@@ -56,6 +56,7 @@ const WITH_ONE_VERSION: [(&str, &[&str], Hierarchy); 6] = [
             "without_fentry_and_kprobes",
             "without_btf_the_victim",
             "a_sibling_victim_is_told",
+            "no_program_is_left_out",
         ],
         Hierarchy::V2,
     ),

@@ -297,7 +297,7 @@ impl Prober<'_> {
     /// sandboxes to watch and the ends of processes that are, and would fill a ring that nobody reads. Whether it is hooked.
     ///
     /// Since Linux 7 a raw program may be preempted, and the kernel leaves it out for a task that comes by on the same CPU
-    /// meanwhile (7.2, two CPUs busy with short processes: 3 of 100). An event of perf is not preempted, and only left out
+    /// meanwhile (7.2, one emulated CPU busy with short processes: 3 of 100). An event of perf is not preempted, and only left out
     /// where somebody was preempted while he asked a map. The other tracepoints lie under one of the kernel's locks, but for
     /// that of reclaim, which comes again and again.
     fn task_hook(&mut self, hook: TracepointHook, by_perf: &str, attached: &mut Attached) -> bool {

@@ -86,6 +86,20 @@ fn check_survived_until_then(agent: &Agent, sandbox: &Sandbox, kill: &Event, out
     assert!(said.is_ok_and(|said| said >= VERDICT) && later.is_ok(), "{kill} {outcome} {ended}");
 }
 
+/// Whether the kernel killed the sentry as well, for a stub's death frees nothing: then both are one incident. On systrap no
+/// other end has this code.
+fn is_sentry_killed_too(agent: &Agent, sandbox: &mut Sandbox, outcome: &Event) -> bool {
+    if outcome.number("/exit_code") != Some(137) {
+        return false;
+    }
+    let second = agent.wait_for("the kill of the sentry", |event| {
+        event.kind() == "oom_kill" && sandbox.concerns(event) && event.text("/victim/role") == Some("sentry")
+    });
+    assert_eq!(second.text("/incident_id"), outcome.text("/incident_id"), "{second} {outcome}");
+    check_end(outcome, sandbox);
+    true
+}
+
 fn killed_stub(runsc: Runsc) {
     let agent = watching();
     let mut sandbox = Plan::hog(runsc, LIMIT_MIB, &["eat=all"]).start();
@@ -145,11 +159,15 @@ fn files_in_memory_kill_the_sentry() {
 fn a_sandbox_on_systrap_survives_the_kill_of_a_child() {
     require!(Agent, Runsc);
     let steps = ["child", "eat=all", "end", "reap", "say=alive", "wait"];
-    // Of some fifty such kills this runsc does not get over one: it lives, and the parent waits for ever.
+    // Of some fifty such kills this runsc does not get over one: it lives, and the parent waits for ever. Rarely the
+    // sentry needs memory before it has freed the child's, and is killed.
     for _ in 0..ATTEMPTS {
         let agent = watching();
         let mut sandbox = Plan::hog(Runsc::SYSTRAP, LIMIT_MIB, &steps).start();
         let (_kill, outcome) = kill_in(&agent, &mut sandbox, "stub");
+        if is_sentry_killed_too(&agent, &mut sandbox, &outcome) {
+            continue;
+        }
         assert_eq!(outcome.flag("/container_survived"), Some(true), "{outcome}");
         assert_eq!(outcome.field("/exit_code"), None, "{outcome}");
         assert!(sandbox.is_alive());
@@ -175,12 +193,15 @@ fn an_exit_code_of_0_hides_no_kill() {
             check_survived_until_then(&agent, &sandbox, &kill, &outcome);
             continue;
         }
+        if is_sentry_killed_too(&agent, &mut sandbox, &outcome) {
+            continue;
+        }
         assert_eq!(outcome.number("/exit_code"), Some(0), "runsc says that all is well: {outcome}");
         check_end(&outcome, &mut sandbox);
         drop(agent.stop());
         return;
     }
-    panic!("the sentry never ended in time");
+    panic!("the sentry never ended by itself in time");
 }
 
 #[test]

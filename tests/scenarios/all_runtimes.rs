@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, process::ExitStatus};
 
-use support::{Container, DockerContainer, Dockerd, Event, Events as _, Place, Plan, Runsc, Runtime, Sandbox, require};
+use support::{
+    Container, DockerContainer, Dockerd, Event, Events as _, Place, Plan, Runsc, Runtime, Sandbox, Void,
+    in_some_attempts, require,
+};
 
 const LIMIT_MIB: u64 = 128;
 
@@ -38,19 +41,19 @@ impl<'a> Workload<'a> {
     }
 
     /// Lets it run into its limit, and waits for its end.
-    fn end(&mut self) -> ExitStatus {
+    fn end(&mut self) -> Result<ExitStatus, Void> {
         match &mut self.started {
             Started::Docker(container) => {
                 container.go();
-                container.wait()
+                container.end()
             }
             Started::Runc(container) => {
                 container.go();
-                container.wait()
+                Ok(container.wait())
             }
             Started::Runsc(sandbox) => {
                 sandbox.go();
-                sandbox.wait()
+                sandbox.end()
             }
         }
     }
@@ -92,6 +95,10 @@ impl<'a> Workload<'a> {
 #[test]
 fn workloads_of_docker_runc_and_runsc_together_are_each_told_and_shown_as_what_they_are() {
     require!(Agent, Runsc, Program("runc"), Program("dockerd"), Program("docker"), Program("tar"));
+    in_some_attempts(all_together);
+}
+
+fn all_together() -> Result<(), Void> {
     let place = Place::new();
     let daemon = Dockerd::start_with_both(Runsc::SYSTRAP);
     let agent = place.agent(&[]);
@@ -120,7 +127,7 @@ fn workloads_of_docker_runc_and_runsc_together_are_each_told_and_shown_as_what_t
         assert!(table.lines().any(|line| is_its(&line)), "no line of {begin} on {}:\n{table}", workload.runtime);
     }
 
-    let ends: Vec<ExitStatus> = workloads.iter_mut().map(Workload::end).collect();
+    let ends: Vec<ExitStatus> = workloads.iter_mut().map(Workload::end).collect::<Result<_, _>>()?;
     for workload in &workloads {
         agent.wait_for("what became of it", |event| event.kind() == "oom_outcome" && workload.is_subject_of(event));
         agent.wait_for_workload("its end and its kill", |row| {
@@ -133,4 +140,5 @@ fn workloads_of_docker_runc_and_runsc_together_are_each_told_and_shown_as_what_t
     for (workload, status) in workloads.iter().zip(ends) {
         workload.check(&events, status);
     }
+    Ok(())
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use support::{Agent, Dockerd, Events as _, Runsc, require};
+use support::{Agent, Dockerd, Events as _, Runsc, Void, in_some_attempts, require};
 
-fn killed_in_docker(runsc: Runsc) {
+fn killed_in_docker(runsc: Runsc) -> Result<(), Void> {
     let daemon = Dockerd::start_with_runsc(runsc);
     let agent = Agent::start();
     let mut container = daemon.start_container(128, &["eat=all"]);
     container.go();
-    container.wait();
+    container.end()?;
     let kill = agent.wait_for("the kill", |event| {
         event.kind() == "oom_kill" && event.text("/workload/container_id") == Some(container.id())
     });
@@ -38,16 +38,17 @@ fn killed_in_docker(runsc: Runsc) {
     let victims: HashSet<_> = kills.iter().map(|kill| kill.number("/victim/pid")).collect();
     assert_eq!(victims.len(), kills.len(), "a victim is told twice: {kills:#?}");
     assert!(kills.iter().all(|kill| kill.text("/workload/container_id") == Some(container.id())), "{kills:#?}");
+    Ok(())
 }
 
 #[test]
 fn a_kill_in_a_docker_container_of_the_old_runsc_is_reported_by_name_and_image() {
     require!(Agent, Runsc, Program("dockerd"), Program("docker"), Program("tar"));
-    killed_in_docker(Runsc::OLD);
+    in_some_attempts(|| killed_in_docker(Runsc::OLD));
 }
 
 #[test]
 fn a_kill_in_a_docker_container_on_systrap_is_reported_by_name_and_image() {
     require!(Agent, Runsc, Program("dockerd"), Program("docker"), Program("tar"));
-    killed_in_docker(Runsc::SYSTRAP);
+    in_some_attempts(|| killed_in_docker(Runsc::SYSTRAP));
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use std::{thread, time::Duration};
 
-use support::{Agent, Event, Events as _, Output, Plan, Runsc, Sandbox, require};
+use support::{Agent, Event, Events as _, Output, Plan, Runsc, Sandbox, Void, in_some_attempts, require};
 
 const MIB: u64 = 1 << 20;
 
@@ -31,7 +31,7 @@ fn check_warning(warning: &Event, sandbox: &Sandbox, limit_bytes: u64) {
     assert_eq!(warning.text("/severity"), Some("warning"), "{warning}");
 }
 
-fn warned_before_the_kill(runsc: Runsc) {
+fn warned_before_the_kill(runsc: Runsc) -> Result<(), Void> {
     let agent = watching();
     let mut steps = ["eat=1", "pause=20"].repeat(160);
     // Far from the threshold with whatever gVisor and the kernel need themselves, which depends on the machine.
@@ -44,8 +44,8 @@ fn warned_before_the_kill(runsc: Runsc) {
     sandbox.go();
     let warning = sandbox.wait_for(&agent, "near_limit");
     let kill = sandbox.wait_for(&agent, "oom_kill");
+    assert!(!sandbox.end()?.success());
     let outcome = sandbox.wait_for(&agent, "oom_outcome");
-    assert!(!sandbox.wait().success());
 
     assert_eq!(warning.number("/pid"), Some(sentry.into()), "{warning}");
     assert_eq!(warning.number("/limit_bytes"), Some(128 * MIB), "{warning}");
@@ -70,24 +70,25 @@ fn warned_before_the_kill(runsc: Runsc) {
     let victims: HashSet<_> = kills.map(|kill| kill.number("/victim/pid")).collect();
     assert_eq!(victims.len(), count("oom_kill"), "a victim is told twice: {events:#?}");
     assert_eq!(["near_limit", "over_limit", "oom_outcome"].map(count), [1, 0, 1], "{events:#?}");
+    Ok(())
 }
 
 #[test]
 fn a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill() {
     require!(Agent, Runsc);
-    warned_before_the_kill(Runsc::OLD);
+    in_some_attempts(|| warned_before_the_kill(Runsc::OLD));
 }
 
 #[test]
 fn a_sandbox_on_ptrace_is_warned_of_before_its_kill() {
     require!(Agent, Runsc);
-    warned_before_the_kill(Runsc::PTRACE);
+    in_some_attempts(|| warned_before_the_kill(Runsc::PTRACE));
 }
 
 #[test]
 fn a_sandbox_on_systrap_is_warned_of_before_its_kill() {
     require!(Agent, Runsc);
-    warned_before_the_kill(Runsc::SYSTRAP);
+    in_some_attempts(|| warned_before_the_kill(Runsc::SYSTRAP));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 use std::{fs, io::Read as _, net::TcpStream, os::unix::fs::symlink};
 
 use support::{
-    Agent, Cgroup, Container, EVENT_TIMEOUT, Events as _, Hog, Output, Plan, Prometheus, Reply, Runsc, Runtime, ask,
-    get, promtool_check, require, wait_for,
+    Agent, Cgroup, Container, EVENT_TIMEOUT, Events as _, Hog, Output, Plan, Prometheus, Reply, Runsc, Runtime, Void,
+    ask, get, in_some_attempts, promtool_check, require, wait_for,
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
@@ -114,6 +114,10 @@ fn promtool_is_content_and_both_formats_say_the_same() {
 #[test]
 fn memory_of_a_sandbox_and_its_kill_are_on_the_page() {
     require!(Agent, Runsc);
+    in_some_attempts(sandbox_on_the_page);
+}
+
+fn sandbox_on_the_page() -> Result<(), Void> {
     let lines = ["--threshold-percent", "40", "--rearm-percent", "30"];
     let agent = Agent::start_with(Output::Json, &[&["--listen-address", "127.0.0.1:0"], &lines[..]].concat());
     let mut sandbox = Plan::hog(Runsc::SYSTRAP, 128, &["eat=60", "say=eaten", "wait", "eat=all"]).start();
@@ -134,7 +138,7 @@ fn memory_of_a_sandbox_and_its_kill_are_on_the_page() {
     });
     sandbox.go();
     sandbox.wait_for(&agent, "oom_kill");
-    sandbox.wait();
+    sandbox.end()?;
     wait_for("the end of the sandbox on the page", EVENT_TIMEOUT, || {
         let page = page(&agent, OPENMETRICS).body;
         assert!(sample(&page, "oomwatch_oom_kills_total", &by_container) >= Some(1.0), "{page}");
@@ -143,6 +147,7 @@ fn memory_of_a_sandbox_and_its_kill_are_on_the_page() {
         sample(&page, "oomwatch_workload_memory_usage_bytes", &of_sandbox).is_none().then_some(())
     });
     drop(agent.stop());
+    Ok(())
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{PROCESS_TIMEOUT, wait_for};
+use crate::{PROCESS_TIMEOUT, wait::within};
 
 /// The program; ended on drop.
 #[derive(Debug)]
@@ -63,8 +63,12 @@ impl Dialog {
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        wait_for("the end of a process", PROCESS_TIMEOUT, || child.try_wait().expect("wait"))
+        self.status_within(PROCESS_TIMEOUT).expect("a process that ends")
+    }
+
+    /// How it ended, if it does in this time.
+    pub(crate) fn status_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        within(time, || self.child.try_wait().expect("wait"))
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    Cgroup, PROCESS_TIMEOUT, Rootfs, Runsc,
+    Cgroup, PROCESS_TIMEOUT, Rootfs, Runsc, Void,
     cgroup::memory_hierarchy,
     container::cgroup_of,
     dialog::Dialog,
     mount::unmount_below,
     program::{run, succeed},
     rootfs::HOG,
-    sandbox::end_processes_that_name,
+    sandbox::{END_TIMEOUT, end_processes_that_name},
     unique_name, wait_for,
 };
 
@@ -240,6 +240,14 @@ impl DockerContainer<'_> {
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         self.dialog.wait()
+    }
+
+    /// Waits for the end that a kill brings.
+    ///
+    /// # Errors
+    /// It hangs.
+    pub fn end(&mut self) -> Result<ExitStatus, Void> {
+        self.dialog.status_within(END_TIMEOUT).ok_or(Void::HUNG)
     }
 }
 

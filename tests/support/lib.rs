@@ -8,6 +8,7 @@
 
 mod agent;
 mod asked;
+mod attempt;
 mod cgroup;
 mod collector;
 mod container;
@@ -33,6 +34,7 @@ mod wait;
 pub use self::{
     agent::{Agent, Output, agent_command},
     asked::{AskedAgent, Place},
+    attempt::{Void, in_some_attempts},
     cgroup::{Cgroup, memory_cgroup_version, unique_name},
     collector::{Collector, Told},
     container::{Container, Runtime},

@@ -12,9 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 use crate::{
-    Agent, Cgroup, Event, PROCESS_TIMEOUT, Plan, Rootfs, cgroup::hierarchies, container::cgroup_of, dialog::Dialog,
-    program::succeed, unique_name, wait_for,
+    Agent, Cgroup, Event, PROCESS_TIMEOUT, Plan, Rootfs, attempt::Void, cgroup::hierarchies, container::cgroup_of,
+    dialog::Dialog, program::succeed, unique_name, wait_for,
 };
+
+/// How long a kill may take to bring the end, also below an emulated processor.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Plan {
     /// Starts it; it has said `ready`.
@@ -119,6 +122,19 @@ impl Sandbox {
     /// The next line said inside its first container, if one is said in this time.
     pub fn line_within(&self, time: Duration) -> Option<String> {
         self.first.dialog().line_within(time)
+    }
+
+    /// Waits for the end that a kill brings.
+    ///
+    /// # Errors
+    /// It hangs.
+    pub fn end(&mut self) -> Result<ExitStatus, Void> {
+        let dialog = self.first.dialog.as_mut().expect("a container that was started");
+        let Some(status) = dialog.status_within(END_TIMEOUT) else {
+            assert!(self.is_alive(), "runsc waits for a sandbox that is gone");
+            return Err(Void::HUNG);
+        };
+        Ok(status)
     }
 
     /// Waits for the end of `runsc run`.

@@ -15,12 +15,17 @@ const STEP: Duration = Duration::from_millis(2);
 
 /// Looks until `probe` finds something; fails with `what` after `timeout`.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    within(timeout, &mut probe).unwrap_or_else(|| panic!("waited {} s in vain for {what}", timeout.as_secs()))
+}
+
+/// Looks until `probe` finds something; `None` where it does not within `timeout`.
+pub(crate) fn within<T>(timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {
-        if let Some(found) = probe() {
+        let found = probe();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {} s in vain for {what}", timeout.as_secs());
         thread::sleep(STEP);
     }
 }

@@ -115,7 +115,7 @@ fn group_kill() -> Scene {
 fn storm() -> Scene {
     let parent = Cgroup::scratch();
     let cgroups: Vec<Cgroup> =
-        (0..STORM_CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(24)).collect();
+        (0..STORM_CGROUPS).map(|index| parent.child(format!("c{index}")).limited_to_mib(12)).collect();
     let gate = Gate::new();
     let mut hogs = Vec::new();
     for (index, cgroup) in cgroups.iter().enumerate() {

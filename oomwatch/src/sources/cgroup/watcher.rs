@@ -33,10 +33,9 @@ const LOOK_AGAIN_TO_WARN_NS: u64 = 5_000_000_000;
 /// Looks at a new cgroup before it is at the usual pace: its limit is written after it is made, and a gVisor sandbox
 /// needs some time to be known as one.
 const FIRST_LOOKS_NS: [u64; 3] = [200_000_000, 1_000_000_000, 3_000_000_000];
-/// Looks that are so far away,
-const GATHER_FROM_NS: u64 = 100_000_000;
-/// are taken together with others of the same slice of time: waking up costs as much as a look.
-const GATHER_NS: u64 = 20_000_000;
+/// A look may be taken earlier by one part in so many of the time until then, together with others: waking up costs more
+/// than a look.
+const GATHER_SHARE: u64 = 16;
 /// Cgroups looked at in one turn, so that nothing else waits longer than some 2 ms.
 const LOOKS_A_TURN: usize = 50;
 /// Cgroups under measurement; a host with more leaves out the others.
@@ -329,10 +328,11 @@ impl Watched {
         Due { wanted_ns: self.gathered(wanted_ns), latest_ns: self.gathered(latest_ns) }
     }
 
-    /// Never later.
+    /// At the begin of its slice of time, whose length is a power of two, so that long ones begin with short ones.
     fn gathered(&self, at_ns: u64) -> u64 {
-        let is_far = at_ns.saturating_sub(self.looked_ns) >= GATHER_FROM_NS;
-        if is_far { at_ns - at_ns % GATHER_NS } else { at_ns }
+        let early_ns = at_ns.saturating_sub(self.looked_ns) / GATHER_SHARE;
+        let slice_ns = 1 << early_ns.checked_ilog2().unwrap_or_default();
+        at_ns - at_ns % slice_ns
     }
 
     /// When to look again after a look now.
@@ -343,10 +343,11 @@ impl Watched {
             self.look_again_ns = now_ns;
         }
         self.looked_ns = now_ns;
+        let usual_ns = self.gathered(now_ns.saturating_add(usual_ns));
         if !self.wanted {
-            return now_ns.saturating_add(usual_ns);
+            return usual_ns;
         }
-        let warning_ns = if wanted.warn { self.due(true).wanted_ns } else { now_ns.saturating_add(usual_ns) };
+        let warning_ns = if wanted.warn { self.due(true).wanted_ns } else { usual_ns };
         warning_ns.min(self.gathered(now_ns.saturating_add(stall::every_ns(wanted.pressure_percent))))
     }
 

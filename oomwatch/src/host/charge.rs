@@ -178,43 +178,46 @@ impl Gauge {
                 return Ok(Held { bytes: usage_bytes.saturating_sub(last.reclaimable_bytes), exact: None });
             }
         }
-        let charge = self.files.all(usage_bytes, kept(&mut self.stat, root, &self.files.stat, USUAL_STAT)?)?;
+        let stat = self.stat(root)?;
+        let charge = self.files.all(usage_bytes, stat)?;
         let reclaimable_bytes = charge.reclaimable_bytes;
         self.last = Some(Last { boot_ns, usage_bytes, reclaimable_bytes });
         Ok(Held { bytes: charge.held_bytes(), exact: Some(charge) })
     }
 
     fn usage(&mut self, root: &HostRoot) -> Result<u64, HostError> {
-        self.files.usage(&kept(&mut self.usage, root, &self.files.usage, USUAL_NUMBER)?)
+        let mut text = [0; USUAL_NUMBER];
+        let length = fill(&mut text, &mut self.usage, root, &self.files.usage)?;
+        self.files.usage(text.get(..length).unwrap_or_default())
+    }
+
+    fn stat(&mut self, root: &HostRoot) -> Result<Vec<u8>, HostError> {
+        let path = &self.files.stat;
+        let mut text = vec![0; USUAL_STAT];
+        loop {
+            let length = fill(&mut text, &mut self.stat, root, path)?;
+            if length < text.len() {
+                text.truncate(length);
+                return Ok(text);
+            }
+            if length >= MAX_FILE {
+                return Err(HostError::format(path, format!("larger than {MAX_FILE} bytes")));
+            }
+            text.resize(length.saturating_mul(4).min(MAX_FILE), 0);
+        }
     }
 }
 
-/// The content of a file of a cgroup, by a descriptor that is kept. The kernel makes it anew for each reading, and gives
-/// less than it was asked for where that is all.
-fn kept(
-    descriptor: &mut Option<OwnedFd>,
-    root: &HostRoot,
-    path: &Path,
-    usual_bytes: usize,
-) -> Result<Vec<u8>, HostError> {
+/// Fills `text` from a file of a cgroup, by a descriptor that is kept. The kernel makes the file anew for each reading, and
+/// gives less than it was asked for where that is all.
+fn fill(text: &mut [u8], descriptor: &mut Option<OwnedFd>, root: &HostRoot, path: &Path) -> Result<usize, HostError> {
     let file = match descriptor.take() {
         Some(file) => file,
         None => root.open(path, OFlags::RDONLY)?,
     };
-    let mut text = vec![0; usual_bytes];
-    loop {
-        let length = rustix::io::pread(&file, &mut text, 0).map_err(|errno| HostError::from_io(path, errno.into()))?;
-        if length < text.len() {
-            text.truncate(length);
-            break;
-        }
-        if length >= MAX_FILE {
-            return Err(HostError::format(path, format!("larger than {MAX_FILE} bytes")));
-        }
-        text.resize(length.saturating_mul(4).min(MAX_FILE), 0);
-    }
+    let length = rustix::io::pread(&file, text, 0).map_err(|errno| HostError::from_io(path, errno.into()))?;
     *descriptor = Some(file);
-    Ok(text)
+    Ok(length)
 }
 
 /// What a memory cgroup is charged with.

@@ -70,11 +70,20 @@ pub(crate) enum Verdict {
     Other,
 }
 
-/// When the files of a sandbox last changed: the folder of all state files, and that of its first container.
+/// When the files of a sandbox last changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    root: (i64, u64),
+    /// The folder of all state files, where another may join this sandbox. It changes with every container of the host.
+    root: Option<(i64, u64)>,
+    /// The state file of its first container.
     state: (i64, u64),
+}
+
+impl Stamp {
+    /// What counts of it for a sandbox of which this is known.
+    pub(crate) fn of(self, details: &Details) -> Self {
+        Self { root: self.root.filter(|_| details.may_be_joined()), ..self }
+    }
 }
 
 /// What one scan found.
@@ -225,7 +234,8 @@ impl Discovery {
     pub(crate) fn stamp(&self, sandbox: &Sandbox) -> Option<Stamp> {
         let root = usual_form(sandbox.args.root.as_deref().filter(|root| root.is_absolute())?);
         let state = root.join(state::file_name(&sandbox.args.sandbox_id, &sandbox.args.sandbox_id));
-        Some(Stamp { root: self.changed(&root)?, state: self.changed(&state)? })
+        let root = if sandbox.details.may_be_joined() { Some(self.changed(&root)?) } else { None };
+        Some(Stamp { root, state: self.changed(&state)? })
     }
 
     pub(super) fn changed(&self, path: &Path) -> Option<(i64, u64)> {

@@ -3,7 +3,10 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use rustix::fs::{AtFlags, CWD, Mode, StatxFlags, mkfifoat, statx};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, StatxFlags, Timestamps, mkfifoat, statx, utimensat},
+    time::Timespec,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -145,6 +148,12 @@ impl Tree {
         assert_eq!((scan.found.len(), scan.skipped.len()), (0, 1), "{scan:?}");
         *scan.skipped.keys().next().unwrap()
     }
+}
+
+/// Changed so many seconds after 1970.
+fn set_changed(path: &Path, seconds: i64) {
+    let at = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    utimensat(CWD, path, &Timestamps { last_access: at, last_modification: at }, AtFlags::empty()).unwrap();
 }
 
 fn id(pid: u32) -> ProcessId {
@@ -360,6 +369,25 @@ fn containers_that_joined_a_pod_are_known_and_no_others() {
     let ids: Vec<&str> = details.containers.iter().map(|state| state.id.as_str()).collect();
     assert_eq!((ids, details.problems), (vec!["s1", "web"], vec![Reason::StateOfAnother]));
     assert_eq!(details.gofers, [id(GOFER), id(91)]);
+}
+
+#[test]
+fn state_files_of_others_concern_a_pod_only() {
+    let tree = Tree::running(1);
+    let discovery = tree.discovery();
+    let stamps = || {
+        let mut sandbox = tree.only();
+        let of_pod = discovery.stamp(&sandbox).unwrap();
+        sandbox.details.containers[0].in_pod = false;
+        let alone = discovery.stamp(&sandbox).unwrap();
+        assert_eq!(of_pod.of(&sandbox.details), alone);
+        (of_pod, alone)
+    };
+    let before = stamps();
+    set_changed(&tree.path("/r"), 1);
+    assert!(stamps().0 != before.0 && stamps().1 == before.1);
+    set_changed(&tree.path("/r/s1_sandbox:s1.state"), 1);
+    assert_ne!(stamps().1, before.1);
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub(crate) async fn run(
             out.send(observation).await.context("pass on an observation")?;
         }
         let now_ns = clock::boot_ns();
-        let wait = Duration::from_nanos(watcher.next_deadline(now_ns).saturating_sub(now_ns));
+        let wait = Duration::from_nanos(watcher.next_deadline().saturating_sub(now_ns));
         tokio::select! {
             () = stop.stopped() => break,
             pid = next_exec(&mut execs) => watcher.exec(pid, clock::boot_ns()),

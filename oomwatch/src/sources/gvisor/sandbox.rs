@@ -117,6 +117,11 @@ impl Details {
         self.containers.iter().find(|state| state.is_root())
     }
 
+    /// It is a pod's, or may be.
+    pub(crate) fn may_be_joined(&self) -> bool {
+        self.root().is_none_or(|state| state.in_pod)
+    }
+
     /// The memory cgroup that it has for itself.
     pub(crate) fn own_cgroup(&self) -> Option<&Membership> {
         self.cgroup.as_ref().filter(|cgroup| cgroup.own)

@@ -35,6 +35,8 @@ use crate::{
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 /// A look may be taken this much earlier or later: with a reading, and with others.
 const LOOKS_TOGETHER_NS: u64 = 250_000_000;
+/// How much later the limit of a sandbox' cgroup may come with a reading of the charge than with a look.
+const LIMIT_MAY_WAIT_NS: u64 = 1_000_000_000;
 /// How often they are looked at in any case: of one container all that can change shows in the stamp,
 const LOOK_ANYWAY_NS: u64 = 120_000_000_000;
 /// of a pod's others it does not, and some have no stamp. What could not be read whole is read again at the next look.
@@ -90,6 +92,8 @@ pub(super) struct Watcher {
     wanted: Wanted,
     finder: Finder,
     watched: HashMap<ProcessId, Watched>,
+    /// When the first of them is due: to find that out costs a look at each.
+    due_ns: u64,
     /// Process ids mean the same to the agent as to the host.
     shares_process_ids: bool,
     budget: Budget,
@@ -127,6 +131,7 @@ impl Watcher {
             hierarchy,
             wanted,
             watched: HashMap::new(),
+            due_ns: u64::MAX,
             budget: Budget::new(clock::boot_ns()),
             together_ns: TOGETHER_NS.min(clock::ns(wanted.settings.poll_interval / 2)),
             stats,
@@ -140,6 +145,7 @@ impl Watcher {
     /// From now on the user wants this; or a start was missed.
     pub(super) fn want(&mut self, wanted: Wanted, now_ns: u64) {
         self.wanted = wanted;
+        self.due_ns = now_ns;
         self.finder.scan_soon(now_ns);
         for watched in self.watched.values_mut() {
             watched.watch.set(wanted.settings);
@@ -172,9 +178,12 @@ impl Watcher {
     pub(super) fn tick(&mut self, now_ns: u64) {
         let scans = self.finder.tick(now_ns);
         self.take_in(now_ns);
-        for id in self.due(now_ns) {
-            self.look_again(id, now_ns);
-            self.measure(id, now_ns);
+        if self.due_ns <= now_ns {
+            for id in self.due(now_ns) {
+                self.look_again(id, now_ns);
+                self.measure(id, now_ns);
+            }
+            self.due_ns = self.next_due(now_ns);
         }
         if scans || !self.measured.is_empty() {
             let took = Duration::from_nanos(clock::boot_ns().saturating_sub(now_ns));
@@ -195,13 +204,19 @@ impl Watcher {
         self.watched.iter().filter(|(_, watched)| is_due(watched)).map(|(id, _)| *id).collect()
     }
 
-    /// When [`Self::tick`] is next due.
-    pub(super) fn next_deadline(&mut self, now_ns: u64) -> u64 {
+    /// When the first of the sandboxes is next due.
+    fn next_due(&mut self, now_ns: u64) -> u64 {
         let budget = &mut self.budget;
-        let readings = self.watched.values().map(|watched| budget.admit(now_ns, watched.watch.due()));
-        let looks = self.watched.values().map(|watched| watched.look_ns.saturating_add(LOOKS_TOGETHER_NS));
-        let find_ns = self.finder.next_deadline();
-        readings.chain(looks).fold(find_ns, u64::min)
+        let due = |watched: &Watched| {
+            let reading_ns = budget.admit(now_ns, watched.watch.due());
+            reading_ns.min(watched.look_ns.saturating_add(LOOKS_TOGETHER_NS))
+        };
+        self.watched.values().map(due).min().unwrap_or(u64::MAX)
+    }
+
+    /// When [`Self::tick`] is next due.
+    pub(super) fn next_deadline(&self) -> u64 {
+        self.due_ns.min(self.finder.next_deadline())
     }
 
     /// What the finder found.
@@ -230,6 +245,7 @@ impl Watcher {
         let stamp = self.finder.discovery.stamp(&sandbox);
         let Some(details) = self.finder.discovery.look(&sandbox) else { return self.finder.discovery.forget(id) };
         self.finder.discovery.know_gofers(id, &details.gofers);
+        let stamp = stamp.map(|stamp| stamp.of(&details));
         let sandbox = Sandbox { details, ..sandbox };
         for reason in &sandbox.details.problems {
             self.finder.note_skipped(*reason, 1);
@@ -253,6 +269,7 @@ impl Watcher {
         say_found(&watched.sandbox, self.wanted.settings);
         self.out.push(Observation::SandboxFound(Box::new(describe(&watched.sandbox, now_ns))));
         self.watched.insert(id, watched);
+        self.due_ns = now_ns;
         if let Some(pidfd) = pidfd {
             self.new.push(Sentry { id, pidfd });
         }
@@ -280,9 +297,10 @@ impl Watcher {
         if !watched.end_is_told && !self.finder.discovery.lives(id) {
             return self.ended(id, now_ns);
         }
-        // Where the charge is read the limit stands beside it.
+        // Where the charge is read the limit stands beside it, with the next reading at the latest.
+        let limit_holds_ns = if watched.meter.reads_cgroup() { LOOK_AGAIN_NS + LIMIT_MAY_WAIT_NS } else { 0 };
         if let Some(hierarchy) = &self.hierarchy
-            && now_ns.saturating_sub(watched.cgroup_limit_ns) >= LOOK_AGAIN_NS - LOOKS_TOGETHER_NS
+            && now_ns.saturating_sub(watched.cgroup_limit_ns) >= limit_holds_ns
         {
             watched.look_at_cgroup_limit(&self.root, hierarchy, None, now_ns);
         }

@@ -97,6 +97,11 @@ impl Meter {
         self.choice = choice;
     }
 
+    /// The next reading is one of the cgroup.
+    pub(crate) fn reads_cgroup(&self) -> bool {
+        self.estimator() == Estimator::Cgroup
+    }
+
     /// The gofers, one per container: they come and go with the containers of a pod.
     pub(crate) fn set_gofers(&mut self, gofers: Vec<ProcessKey>) {
         self.files.set_gofers(gofers);

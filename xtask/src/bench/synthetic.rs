@@ -1,5 +1,5 @@
 //! Workloads that cost a host little and an agent as much as real ones: a process that looks like a sentry of gVisor's
-//! (its arguments, threads, children and memory file), and cgroups with one process that sleeps.
+//! (its arguments, threads, children, memory file and state file), and cgroups with one process that sleeps.
 
 use std::{
     env, fs,
@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::{MemfdFlags, memfd_create};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -102,23 +103,45 @@ impl Workload {
         let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
         let bundle = program.with_file_name(cgroup.name());
         fs::create_dir(&bundle).context("make a bundle")?;
-        let config =
-            serde_json::json!({"ociVersion": "1.0.2", "linux": {"cgroupsPath": format!("/{}", cgroup.name())}});
-        fs::write(bundle.join("config.json"), config.to_string()).context("write a bundle")?;
+        let root = program.with_file_name("root");
+        fs::create_dir_all(&root).context("make a root for runsc")?;
         // A shell moves itself into the cgroup, so that memory is charged there from the first page on.
         let mut command = Command::new("bash");
         command
-            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec -a runsc-sandbox "$2" boot --bundle="$3" "$4""#, "sh"])
+            .args([
+                "-c",
+                r#"echo $$ > "$1/cgroup.procs" && exec -a runsc-sandbox "$2" --root="$3" boot --bundle="$4" "$5""#,
+                "sh",
+            ])
             .arg(cgroup.folder())
             .arg(program)
+            .arg(&root)
             .arg(&bundle)
             .arg(cgroup.name());
         let mut process = Process::start(&mut command)?;
         let mut said = [0];
         process.0.stdout.as_mut().context("its output")?.read_exact(&mut said).context("wait for a sentry")?;
         ensure!(said == *b"\n", "a sentry said something else");
+        let state = root.join(format!("{0}_sandbox:{0}.state", cgroup.name()));
+        fs::write(state, state_of(cgroup.name(), process.pid(), hierarchy)?).context("write a state file")?;
         Ok(Self { process, cgroup })
     }
+}
+
+/// What runsc's state file would say of a sandbox: a real one of runsc 20240729, with another name.
+fn state_of(name: &str, pid: u32, hierarchy: &Hierarchy) -> anyhow::Result<String> {
+    const REAL: (&str, &str) = ("det24", include_str!("../../../tests/fixtures/gvisor/20240729-detached.state.json"));
+    let mut state: Value =
+        serde_json::from_str(&REAL.1.replace(REAL.0, name)).context("the state file of a sandbox")?;
+    let path = format!("/{name}");
+    state["goferPid"] = Value::Null;
+    state["spec"]["linux"]["resources"]["memory"]["limit"] = LIMIT_BYTES.into();
+    state["sandbox"]["pid"] = pid.into();
+    state["sandbox"]["cgroup"] = match hierarchy.version {
+        1 => json!({"cgroupv1": {"name": path, "own": {"memory": true}}}),
+        _ => json!({"cgroupv2": {"path": path, "own": [path]}}),
+    };
+    Ok(state.to_string())
 }
 
 /// A process that does nothing.

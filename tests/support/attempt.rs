@@ -1,5 +1,7 @@
 //! Scenarios in which a program of somebody else's may do what they are not about.
 
+use crate::requirement::say;
+
 /// How often a scenario is tried.
 const ATTEMPTS: usize = 3;
 
@@ -13,8 +15,8 @@ impl Void {
     pub const HUNG: Self = Self("runsc did not get over the kill");
 }
 
-/// Tries until an attempt says something.
+/// Tries until an attempt says something. Each that does not is shown, also where the next one does.
 pub fn in_some_attempts(mut scenario: impl FnMut() -> Result<(), Void>) {
-    let voids: Vec<Void> = (0..ATTEMPTS).map_while(|_| scenario().err()).collect();
-    assert!(voids.len() < ATTEMPTS, "{voids:#?}");
+    let voids = (0..ATTEMPTS).map_while(|_| scenario().err()).inspect(|Void(why)| say("attempt says nothing", why));
+    assert!(voids.count() < ATTEMPTS, "nothing was said in {ATTEMPTS} attempts");
 }

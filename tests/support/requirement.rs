@@ -94,10 +94,15 @@ pub fn are_met(requirements: &[Requirement]) -> bool {
 
 /// Says that a scenario does not apply to this kernel. Past the test harness, which would keep it to itself.
 pub fn say_skipped(reason: &str) {
+    say("skipped", reason);
+}
+
+/// Past the harness, which keeps what a test that passes says.
+pub(crate) fn say(what: &str, why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a scenario");
     // Where nobody listens there is nobody to tell.
-    drop(writeln!(io::stderr(), "skipped: {test}: {reason}"));
+    drop(writeln!(io::stderr(), "{what}: {test}: {why}"));
 }
 
 /// Ends a test here unless the machine has what it needs: `require!(Agent, Program("runc"))`.

@@ -33,9 +33,12 @@ const LOOK_AGAIN_TO_WARN_NS: u64 = 5_000_000_000;
 /// Looks at a new cgroup before it is at the usual pace: its limit is written after it is made, and a gVisor sandbox
 /// needs some time to be known as one.
 const FIRST_LOOKS_NS: [u64; 3] = [200_000_000, 1_000_000_000, 3_000_000_000];
-/// A look may be taken earlier by one part in so many of the time until then, together with others: waking up costs more
-/// than a look.
-const GATHER_SHARE: u64 = 16;
+/// Looks that are so far away,
+const GATHER_FROM_NS: u64 = 100_000_000;
+/// are taken together with others of the same slice of time: waking up costs more than a look.
+const GATHER_NS: u64 = 20_000_000;
+/// The slice of those that are [`SLOW_NS`] away, where no warning could have to wait for all of them.
+const GATHER_SLOW_NS: u64 = 500_000_000;
 /// Cgroups looked at in one turn, so that nothing else waits longer than some 2 ms.
 const LOOKS_A_TURN: usize = 50;
 /// Cgroups under measurement; a host with more leaves out the others.
@@ -286,8 +289,8 @@ impl Watched {
                 self.limit_bytes = own.filter(|bytes| *bytes > 0 && host.memory_bytes.is_none_or(|all| *bytes < all));
             }
             let again_ns = if host.warn { LOOK_AGAIN_TO_WARN_NS } else { LOOK_AGAIN_NS };
-            // One without a limit is looked at for nothing else.
-            self.look_again_ns = if self.wanted { now_ns.saturating_add(again_ns) } else { now_ns };
+            // One without a limit is looked at for nothing else. Looks are taken together, so the one that is meant may come early.
+            self.look_again_ns = if self.wanted { now_ns.saturating_add(again_ns - GATHER_SLOW_NS) } else { now_ns };
         }
         if !self.wanted {
             return Ok(None);
@@ -328,11 +331,10 @@ impl Watched {
         Due { wanted_ns: self.gathered(wanted_ns), latest_ns: self.gathered(latest_ns) }
     }
 
-    /// At the begin of its slice of time, whose length is a power of two, so that long ones begin with short ones.
+    /// Never later.
     fn gathered(&self, at_ns: u64) -> u64 {
-        let early_ns = at_ns.saturating_sub(self.looked_ns) / GATHER_SHARE;
-        let slice_ns = 1 << early_ns.checked_ilog2().unwrap_or_default();
-        at_ns - at_ns % slice_ns
+        let is_far = at_ns.saturating_sub(self.looked_ns) >= GATHER_FROM_NS;
+        if is_far { at_ns - at_ns % GATHER_NS } else { at_ns }
     }
 
     /// When to look again after a look now.
@@ -343,7 +345,9 @@ impl Watched {
             self.look_again_ns = now_ns;
         }
         self.looked_ns = now_ns;
-        let usual_ns = self.gathered(now_ns.saturating_add(usual_ns));
+        let is_slow = usual_ns == SLOW_NS && !wanted.warn;
+        let usual_ns = now_ns.saturating_add(usual_ns);
+        let usual_ns = if is_slow { usual_ns - usual_ns % GATHER_SLOW_NS } else { self.gathered(usual_ns) };
         if !self.wanted {
             return usual_ns;
         }

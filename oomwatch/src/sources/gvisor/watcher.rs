@@ -297,8 +297,11 @@ impl Watcher {
         if !watched.end_is_told && !self.finder.discovery.lives(id) {
             return self.ended(id, now_ns);
         }
-        // Where the charge is read the limit stands beside it, with the next reading at the latest.
-        let limit_holds_ns = if watched.meter.reads_cgroup() { LOOK_AGAIN_NS + LIMIT_MAY_WAIT_NS } else { 0 };
+        // Where the charge is read often the limit stands beside it, soon after at the latest.
+        let comes_with_charge = watched.measurable
+            && watched.meter.reads_cgroup()
+            && clock::ns(self.wanted.settings.poll_interval) <= LIMIT_MAY_WAIT_NS;
+        let limit_holds_ns = if comes_with_charge { LOOK_AGAIN_NS + LIMIT_MAY_WAIT_NS } else { 0 };
         if let Some(hierarchy) = &self.hierarchy
             && now_ns.saturating_sub(watched.cgroup_limit_ns) >= limit_holds_ns
         {

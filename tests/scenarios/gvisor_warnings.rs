@@ -76,13 +76,13 @@ fn warned_before_the_kill(runsc: Runsc) -> Result<(), Void> {
 #[test]
 fn a_sandbox_of_the_old_runsc_is_warned_of_before_its_kill() {
     require!(Agent, Runsc);
-    in_some_attempts(|| warned_before_the_kill(Runsc::OLD));
+    warned_before_the_kill(Runsc::OLD).unwrap();
 }
 
 #[test]
 fn a_sandbox_on_ptrace_is_warned_of_before_its_kill() {
     require!(Agent, Runsc);
-    in_some_attempts(|| warned_before_the_kill(Runsc::PTRACE));
+    warned_before_the_kill(Runsc::PTRACE).unwrap();
 }
 
 #[test]

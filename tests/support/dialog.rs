@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{PROCESS_TIMEOUT, wait::within};
+use crate::{PROCESS_TIMEOUT, wait::within, wait_for};
 
 /// The program; ended on drop.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Dialog {
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        self.status_within(PROCESS_TIMEOUT).expect("a process that ends")
+        wait_for("the end of a process", PROCESS_TIMEOUT, || self.status_within(Duration::ZERO))
     }
 
     /// How it ended, if it does in this time.

@@ -60,7 +60,7 @@ pub(crate) fn be_sentry() -> anyhow::Result<()> {
 pub(super) struct Host {
     pub(super) sandboxes: Vec<Workload>,
     pub(super) containers: Vec<Workload>,
-    /// Bundles of the sandboxes.
+    /// Program and state files of the sandboxes.
     folder: TempDir,
 }
 
@@ -102,7 +102,6 @@ impl Workload {
     fn sandbox(hierarchy: &Hierarchy, program: &Path) -> anyhow::Result<Self> {
         let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
         let bundle = program.with_file_name(cgroup.name());
-        fs::create_dir(&bundle).context("make a bundle")?;
         let root = program.with_file_name("root");
         fs::create_dir_all(&root).context("make a root for runsc")?;
         // A shell moves itself into the cgroup, so that memory is charged there from the first page on.

@@ -37,7 +37,7 @@ const FIRST_LOOKS_NS: [u64; 3] = [200_000_000, 1_000_000_000, 3_000_000_000];
 const GATHER_FROM_NS: u64 = 100_000_000;
 /// are taken together with others of the same slice of time: waking up costs more than a look.
 const GATHER_NS: u64 = 20_000_000;
-/// The slice of those that are [`SLOW_NS`] away, where no warning could have to wait for all of them.
+/// The slice of those that are [`SLOW_NS`] away, where there is no warning that could have to wait for all of them.
 const GATHER_SLOW_NS: u64 = 500_000_000;
 /// Cgroups looked at in one turn, so that nothing else waits longer than some 2 ms.
 const LOOKS_A_TURN: usize = 50;
@@ -328,13 +328,17 @@ impl Watched {
             return Due { wanted_ns: self.due_ns, latest_ns: self.due_ns };
         }
         let Due { wanted_ns, latest_ns } = self.watch.due();
-        Due { wanted_ns: self.gathered(wanted_ns), latest_ns: self.gathered(latest_ns) }
+        Due { wanted_ns: self.gathered(wanted_ns, warn), latest_ns: self.gathered(latest_ns, warn) }
     }
 
     /// Never later.
-    fn gathered(&self, at_ns: u64) -> u64 {
-        let is_far = at_ns.saturating_sub(self.looked_ns) >= GATHER_FROM_NS;
-        if is_far { at_ns - at_ns % GATHER_NS } else { at_ns }
+    fn gathered(&self, at_ns: u64, warn: bool) -> u64 {
+        let slice_ns = match at_ns.saturating_sub(self.looked_ns) {
+            SLOW_NS.. if !warn => GATHER_SLOW_NS,
+            GATHER_FROM_NS.. => GATHER_NS,
+            _ => 1,
+        };
+        at_ns - at_ns % slice_ns
     }
 
     /// When to look again after a look now.
@@ -345,14 +349,12 @@ impl Watched {
             self.look_again_ns = now_ns;
         }
         self.looked_ns = now_ns;
-        let is_slow = usual_ns == SLOW_NS && !wanted.warn;
-        let usual_ns = now_ns.saturating_add(usual_ns);
-        let usual_ns = if is_slow { usual_ns - usual_ns % GATHER_SLOW_NS } else { self.gathered(usual_ns) };
+        let after = |wait_ns| self.gathered(now_ns.saturating_add(wait_ns), wanted.warn);
         if !self.wanted {
-            return usual_ns;
+            return after(usual_ns);
         }
-        let warning_ns = if wanted.warn { self.due(true).wanted_ns } else { usual_ns };
-        warning_ns.min(self.gathered(now_ns.saturating_add(stall::every_ns(wanted.pressure_percent))))
+        let warning_ns = if wanted.warn { self.due(true).wanted_ns } else { after(usual_ns) };
+        warning_ns.min(after(stall::every_ns(wanted.pressure_percent)))
     }
 
     fn limit(&self) -> Option<MemoryLimit> {

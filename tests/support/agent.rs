@@ -5,9 +5,9 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -16,6 +16,9 @@ use rustix::{
 };
 
 use crate::{EVENT_TIMEOUT, Event, Finished, PROCESS_TIMEOUT, stream::EventStream, wait_for};
+
+/// What agents log: all, but for the hundreds of lines of aya's at each start.
+pub(crate) const AGENT_LOG: &str = "debug,aya=info,aya_obj=info";
 
 /// Shape of the agent's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Agent {
     pub fn start_with(output: Output, arguments: &[&str]) -> Self {
         let shape = if output == Output::Json { "json" } else { "text" };
         let mut command = agent_command(&["run", "--output", shape]);
-        command.args(arguments).env("OOMWATCH_LOG", "debug");
+        command.args(arguments).env("OOMWATCH_LOG", AGENT_LOG);
         Self::start_command(output, &mut command)
     }
 
@@ -82,25 +85,18 @@ impl Agent {
     fn of_process(output: Output, mut child: Child) -> Self {
         let stdout = Lines::of(child.stdout.take().expect("the agent's output"));
         let stderr = Lines::of(child.stderr.take().expect("the agent's log"));
-        let mut agent = Self { child, output, stdout, stderr };
+        let agent = Self { child, output, stdout, stderr };
         agent.wait_until_it_watches();
         agent
     }
 
-    fn wait_until_it_watches(&mut self) {
+    fn wait_until_it_watches(&self) {
         let started = match self.output {
             Output::Json => "\"event\":\"agent_started\"",
             Output::Text => "oomwatch started",
         };
-        wait_for("the agent to watch", PROCESS_TIMEOUT, || {
-            if let Some(line) = self.stdout.get().first() {
-                assert!(line.contains(started), "the first line is not the agent's start: {line}");
-                return Some(());
-            }
-            let ended = self.child.try_wait().expect("look after the agent");
-            assert!(ended.is_none(), "the agent ended at its start: {ended:?}");
-            None
-        });
+        let line = self.stdout.wait_for("the agent to watch", PROCESS_TIMEOUT, |line| Some(line.to_owned()));
+        assert!(line.contains(started), "the first line is not the agent's start: {line}");
     }
 
     /// Its process id.
@@ -128,11 +124,9 @@ impl Agent {
         let vmstat = fs::read_to_string("/proc/vmstat").expect("the kernel's counters");
         let counted = vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
         let counted = counted.expect("a count of kills");
-        let compared = |line: &String| -> Option<u64> {
-            line.split_once("no kill is missing kills=")?.1.split(' ').next()?.parse().ok()
-        };
-        wait_for("the agent to compare", PROCESS_TIMEOUT, || {
-            self.log().iter().rev().find_map(compared).filter(|kills| *kills >= counted)
+        self.stderr.wait_for("the agent to compare", PROCESS_TIMEOUT, |line| {
+            let kills = line.split_once("no kill is missing kills=")?.1.split(' ').next()?.parse::<u64>().ok()?;
+            (kills >= counted).then_some(())
         });
     }
 
@@ -154,13 +148,7 @@ impl Agent {
 
     /// Waits for an event.
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
-        let mut seen = 0;
-        wait_for(what, EVENT_TIMEOUT, || {
-            let lines = self.lines();
-            let found = lines[seen..].iter().map(|line| Event::parse(line)).find(|event| wanted(event));
-            seen = lines.len();
-            found
-        })
+        self.stdout.wait_for(what, EVENT_TIMEOUT, |line| Some(Event::parse(line)).filter(&wanted))
     }
 
     /// Waits for the report of a kill.
@@ -170,10 +158,9 @@ impl Agent {
 
     /// Where it serves metrics and health: what the log says of `--listen-address 127.0.0.1:0`.
     pub fn served_at(&self) -> String {
-        wait_for("the address of the metrics", PROCESS_TIMEOUT, || {
-            let lines = self.log();
-            let line = lines.iter().find(|line| line.contains("metrics and health are served"))?;
-            Some(line.split_once("address=").expect("an address").1.trim().to_owned())
+        self.stderr.wait_for("the address of the metrics", PROCESS_TIMEOUT, |line| {
+            let (_, address) = line.split_once("metrics and health are served")?.1.split_once("address=")?;
+            Some(address.trim().to_owned())
         })
     }
 
@@ -250,25 +237,67 @@ impl Drop for Agent {
 /// Lines of a pipe, gathered by a thread.
 #[derive(Debug)]
 struct Lines {
-    gathered: Arc<Mutex<Vec<String>>>,
+    gathered: Arc<Gathered>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    text: Mutex<SoFar>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SoFar {
+    lines: Vec<String>,
+    /// The pipe was closed.
+    is_whole: bool,
+}
+
+impl Gathered {
+    fn text(&self) -> MutexGuard<'_, SoFar> {
+        self.text.lock().expect("no panic while held")
+    }
 }
 
 impl Lines {
     fn of(pipe: impl Read + Send + 'static) -> Self {
-        let gathered = Arc::new(Mutex::new(Vec::new()));
+        let gathered = Arc::new(Gathered::default());
         let shared = Arc::clone(&gathered);
         let thread = thread::spawn(move || {
             for line in BufReader::new(pipe).split(b'\n') {
                 let line = String::from_utf8_lossy(&line.expect("read the agent")).into_owned();
-                shared.lock().expect("no panic while held").push(line);
+                shared.text().lines.push(line);
+                shared.changed.notify_all();
             }
+            shared.text().is_whole = true;
+            shared.changed.notify_all();
         });
         Self { gathered, thread: Some(thread) }
     }
 
     fn get(&self) -> Vec<String> {
-        self.gathered.lock().expect("no panic while held").clone()
+        self.gathered.text().lines.clone()
+    }
+
+    /// What the first line that `probe` wants is, also of those that are there; fails where none comes.
+    fn wait_for<T>(&self, what: &str, timeout: Duration, mut probe: impl FnMut(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + timeout;
+        let mut seen = 0;
+        loop {
+            let time = deadline.saturating_duration_since(Instant::now());
+            let has_nothing_new = |text: &mut SoFar| text.lines.len() == seen && !text.is_whole;
+            let waited = self.gathered.changed.wait_timeout_while(self.gathered.text(), time, has_nothing_new);
+            let (text, waited) = waited.expect("no panic while held");
+            let (new, is_whole) = (text.lines[seen..].to_vec(), text.is_whole);
+            drop(text);
+            seen += new.len();
+            if let Some(found) = new.iter().find_map(|line| probe(line)) {
+                return found;
+            }
+            assert!(!is_whole, "the agent ended before {what}");
+            assert!(!waited.timed_out(), "waited {} s in vain for {what}", timeout.as_secs());
+        }
     }
 
     /// All lines of a program that ended.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Agent, Event, Output, agent_command, mount::Mount};
+use crate::{Agent, Event, Output, agent::AGENT_LOG, agent_command, mount::Mount};
 
 /// A state folder, and a BPF file system for what is pinned. Both go on drop, and the pinned programs with them.
 #[derive(Debug)]
@@ -84,6 +84,6 @@ impl State {
                 None => own.env_remove(name),
             };
         }
-        Agent::start_command(Output::Json, own.env("OOMWATCH_LOG", "debug"))
+        Agent::start_command(Output::Json, own.env("OOMWATCH_LOG", AGENT_LOG))
     }
 }

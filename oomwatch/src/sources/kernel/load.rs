@@ -1,11 +1,17 @@
 //! Brings the eBPF object into the kernel: field offsets from BTF, then the hooks. No event is read here.
 
+use std::thread;
+
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, PerCpuArray},
     programs::links::FdLink,
 };
 use oomwatch_common::{FIELD_COUNT, MISSING};
+use rustix::{
+    process::chroot,
+    thread::{UnshareFlags, unshare_unsafe},
+};
 use thiserror::Error;
 
 use super::{
@@ -136,7 +142,7 @@ fn attach_and_keep(
     }
     let trace = if layout.is_none() { Some(trace_format()?) } else { None };
     let table = layout.as_ref().map_or([MISSING; FIELD_COUNT], |layout| layout.table);
-    let mut ebpf = EbpfLoader::new()
+    let mut ebpf = loader()
         .btf(None)
         .override_global("OFFSETS", &table, true)
         .load(OBJECT)
@@ -192,6 +198,20 @@ impl Loaded {
     pub(crate) fn has_past(&self) -> bool {
         self.keeping.as_ref().is_some_and(|keeping| !keeping.past.is_empty())
     }
+}
+
+/// Made in a thread to which `/dev` is the root, where that is permitted. aya's loader reads all of the kernel's BTF as soon as it is
+/// made, also where it is to do without, and where there is no such file it has none. aya 0.15 is better, and wants Rust 1.98.
+fn loader() -> EbpfLoader<'static> {
+    let elsewhere = || {
+        // SAFETY: what the thread no longer shares is its root and its working directory.
+        let moved = unsafe { unshare_unsafe(UnshareFlags::FS) }.and_then(|()| chroot("/dev"));
+        if let Err(error) = moved {
+            tracing::debug!(%error, "aya reads the kernel's types, too");
+        }
+        EbpfLoader::new()
+    };
+    thread::spawn(elsewhere).join().unwrap_or_default()
 }
 
 /// Linux before 5.11 charges maps to `RLIMIT_MEMLOCK`. Where it may not be raised, loading says so itself.

@@ -49,13 +49,21 @@ pub(crate) fn run(
         }
         command.args(filter);
         writeln!(output()?, "--- {name}")?;
-        let begin = Instant::now();
+        let (begin, idle) = (Instant::now(), idle_seconds()?);
         if !run_one(&mut command)? {
             failed.push(name.clone());
         }
-        writeln!(output()?, "init: {name} took {:.1} s", begin.elapsed().as_secs_f64())?;
+        let (took, idle) = (begin.elapsed().as_secs_f64(), idle_seconds()? - idle);
+        writeln!(output()?, "init: {name} took {took:.1} s, {idle:.1} of them waiting")?;
     }
     Ok(failed)
+}
+
+/// How long the only processor had nothing to do.
+fn idle_seconds() -> Result<f64, Box<dyn Error>> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let idle = uptime.split_whitespace().nth(1).ok_or("/proc/uptime has no second number")?;
+    Ok(idle.parse()?)
 }
 
 /// The second words of a program's lines.

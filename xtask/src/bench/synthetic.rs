@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::{self, Read as _, Write as _},
+    io::{self, BufRead as _, Read as _, Write as _},
     os::unix::{fs::symlink, process::CommandExt as _},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -23,9 +23,7 @@ use crate::{
 /// What runsc calls its sentries.
 const SENTRY: &str = "runsc-sandbox";
 /// Threads of a sentry (Go's runtime and the sandbox' tasks).
-pub(super) const THREADS: usize = 8;
-/// Children of a sentry: its stubs.
-pub(super) const STUBS: usize = 3;
+const THREADS: usize = 8;
 /// Memory of each, bytes: little, for there are many.
 const MEMORY_BYTES: usize = 1 << 20;
 /// Limit of each: a usual one. The nearer a sandbox is to its limit, the more often it is measured.
@@ -36,8 +34,12 @@ pub(crate) fn is_sentry() -> bool {
     env::args_os().next().is_some_and(|name| name == SENTRY)
 }
 
-/// Is one until its standard input ends.
+/// Is one until its standard input ends, whose first line has the number of its stubs.
 pub(crate) fn be_sentry() -> anyhow::Result<()> {
+    let mut input = io::stdin().lock();
+    let mut stubs = String::new();
+    input.read_line(&mut stubs).context("wait for the number of stubs")?;
+    let stubs: usize = stubs.trim().parse().context("the number of stubs")?;
     let memory = memfd_create("runsc-memory", MemfdFlags::CLOEXEC).context("make a memory file")?;
     let mut memory = fs::File::from(memory);
     memory.write_all(&vec![1; MEMORY_BYTES]).context("fill the memory file")?;
@@ -48,9 +50,9 @@ pub(crate) fn be_sentry() -> anyhow::Result<()> {
             }
         });
     }
-    let stubs = (0..STUBS).map(|_| sleeper(None)).collect::<anyhow::Result<Vec<_>>>()?;
+    let stubs = (0..stubs).map(|_| sleeper(None)).collect::<anyhow::Result<Vec<_>>>()?;
     io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush()).context("say that it runs")?;
-    let _end = io::stdin().read_to_end(&mut Vec::new()).context("wait for the end")?;
+    let _end = input.read_to_end(&mut Vec::new()).context("wait for the end")?;
     drop(stubs);
     Ok(())
 }
@@ -60,6 +62,8 @@ pub(crate) fn be_sentry() -> anyhow::Result<()> {
 pub(super) struct Host {
     pub(super) sandboxes: Vec<Workload>,
     pub(super) containers: Vec<Workload>,
+    /// Children of each sentry.
+    pub(super) stubs: usize,
     /// Program and state files of the sandboxes.
     folder: TempDir,
 }
@@ -73,13 +77,13 @@ pub(super) struct Workload {
 }
 
 impl Host {
-    /// None of them yet.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// None of them yet; each sandbox will have so many stubs.
+    pub(super) fn new(stubs: usize) -> anyhow::Result<Self> {
         // runsc executes itself as `/proc/self/exe`, so its sentries have that name.
         let folder = tempfile::tempdir().context("make a folder")?;
         let program = folder.path().join("exe");
         symlink(env::current_exe().context("find this program")?, &program).context("link this program")?;
-        Ok(Self { sandboxes: Vec::new(), containers: Vec::new(), folder })
+        Ok(Self { sandboxes: Vec::new(), containers: Vec::new(), stubs, folder })
     }
 
     /// Starts what is missing to so many of each half.
@@ -87,7 +91,7 @@ impl Host {
         let program = self.folder.path().join("exe");
         while self.sandboxes.len() < each {
             self.containers.push(Workload::container(hierarchy)?);
-            self.sandboxes.push(Workload::sandbox(hierarchy, &program)?);
+            self.sandboxes.push(Workload::sandbox(hierarchy, &program, self.stubs)?);
         }
         Ok(())
     }
@@ -99,7 +103,7 @@ impl Workload {
         Ok(Self { process: sleeper(Some(&cgroup))?, cgroup })
     }
 
-    fn sandbox(hierarchy: &Hierarchy, program: &Path) -> anyhow::Result<Self> {
+    fn sandbox(hierarchy: &Hierarchy, program: &Path, stubs: usize) -> anyhow::Result<Self> {
         let cgroup = Cgroup::scratch(hierarchy, LIMIT_BYTES)?;
         let bundle = program.with_file_name(cgroup.name());
         let root = program.with_file_name("root");
@@ -118,6 +122,7 @@ impl Workload {
             .arg(&bundle)
             .arg(cgroup.name());
         let mut process = Process::start(&mut command)?;
+        writeln!(process.1.as_mut().context("its input")?, "{stubs}").context("tell a sentry its stubs")?;
         let mut said = [0];
         process.0.stdout.as_mut().context("its output")?.read_exact(&mut said).context("wait for a sentry")?;
         ensure!(said == *b"\n", "a sentry said something else");

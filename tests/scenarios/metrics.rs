@@ -193,11 +193,10 @@ fn an_agent_whose_port_is_taken_says_so_and_goes_on() {
     let first = serving();
     let address = first.served_at();
     let second = Agent::start_with(Output::Json, &["--listen-address", &address]);
-    let lines: Vec<String> = second.log().into_iter().filter(|line| line.contains(&address)).collect();
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("WARN the agent goes on without this output: listen at"), "{lines:?}");
-    assert!(lines[0].contains("sink=\"metrics\""), "{lines:?}");
-    assert!(lines[0].contains("in use"), "{lines:?}");
+    let line = second.wait_for_log(&address);
+    assert!(line.contains("WARN the agent goes on without this output: listen at"), "{line}");
+    assert!(line.contains("sink=\"metrics\""), "{line}");
+    assert!(line.contains("in use"), "{line}");
     let cgroup = Cgroup::scratch().limited_to_mib(16);
     let mut hog = Hog::ready_in(&cgroup, ["eat=all"]);
     hog.go();

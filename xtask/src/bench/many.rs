@@ -102,7 +102,7 @@ fn step(
 ) -> anyhow::Result<Step> {
     say(&format!("bench: {} workloads", 2 * each));
     let there = host.sandboxes.len();
-    host.fill(hierarchy, each)?;
+    host.fill(hierarchy, each, interrupt)?;
     wait_until_found(&host.sandboxes[there..], agent, interrupt)?;
     interrupt.sleep(SETTLE)?;
     let sentries = host.sandboxes.iter().map(|sandbox| sandbox.process.pid()).collect();

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     cgroup::{Cgroup, Hierarchy},
+    interrupt::Interrupt,
     process::say,
 };
 
@@ -87,11 +88,12 @@ impl Host {
     }
 
     /// Starts what is missing to so many of each half.
-    pub(super) fn fill(&mut self, hierarchy: &Hierarchy, each: usize) -> anyhow::Result<()> {
+    pub(super) fn fill(&mut self, hierarchy: &Hierarchy, each: usize, interrupt: &Interrupt) -> anyhow::Result<()> {
         let program = self.folder.path().join("exe");
         while self.sandboxes.len() < each {
             self.containers.push(Workload::container(hierarchy)?);
             self.sandboxes.push(Workload::sandbox(hierarchy, &program, self.stubs)?);
+            interrupt.check()?;
         }
         Ok(())
     }
@@ -121,7 +123,8 @@ impl Workload {
             .arg(&root)
             .arg(&bundle)
             .arg(cgroup.name());
-        let mut process = Process::start(&mut command)?;
+        // Ctrl-C is for the bench, which ends them one by one.
+        let mut process = Process::start(command.process_group(0))?;
         writeln!(process.1.as_mut().context("its input")?, "{stubs}").context("tell a sentry its stubs")?;
         let mut said = [0];
         process.0.stdout.as_mut().context("its output")?.read_exact(&mut said).context("wait for a sentry")?;

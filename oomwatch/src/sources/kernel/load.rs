@@ -211,7 +211,7 @@ fn loader() -> EbpfLoader<'static> {
         }
         EbpfLoader::new()
     };
-    thread::spawn(elsewhere).join().unwrap_or_default()
+    thread::Builder::new().spawn(elsewhere).ok().and_then(|thread| thread.join().ok()).unwrap_or_default()
 }
 
 /// Linux before 5.11 charges maps to `RLIMIT_MEMLOCK`. Where it may not be raised, loading says so itself.

@@ -74,11 +74,11 @@ pub(super) fn command(
         Arch::Arm64 => ("qemu-system-aarch64", ["virt", "neoverse-n1", "ttyAMA0"], "pci-serial"),
     };
     let [machine, processor, terminal] = machine;
-    // panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What comes after `--` are
+    // Debian's kernels before 6.1 tell of pressure only where they are asked to. panic=-1 makes a kernel that panics reboot at once, which -no-reboot turns into an end. What comes after `--` are
     // arguments of the first process. With one processor, because with two the kernel now and then trips over its own
     // patches. Programs lie at the same addresses each time, because QEMU translates their code anew for others: ten starts of
     // the agent for its version took 1.1 s of user time, so they take 0.1 s.
-    let append = format!("console={terminal} quiet panic=-1 norandmaps -- {arguments}");
+    let append = format!("console={terminal} quiet psi=1 panic=-1 norandmaps -- {arguments}");
     let mut qemu = Command::new(program);
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-accel", "tcg", "-machine", machine, "-cpu", processor, "-smp", "1"])

@@ -13,10 +13,13 @@ use crate::compile::Scenario;
 /// Files, and of each the beginnings of the scenarios; all of the file where there are none.
 const SUBSET: &[(&str, &[&str])] = &[
     ("already_dying", &["a_victim_that_was_dying_anyway"]),
+    ("below_ebpf", &["a_runc_container_is_named", "a_victim_without_a_cgroup"]),
     ("cgroup_gone", &["a_cgroup_that_came_and_went", "a_container_of_runc_killed_right_after_its_start"]),
     ("containers", &["the_killed_child_in_a_runc"]),
     ("group_kill", &[]),
     ("gvisor_kills", &["the_application_on_ptrace", "a_sandbox_on_systrap_survives"]),
+    ("host_oom", &["a_kill_for_want_of_memory_on_the_host"]),
+    ("namespaces", &[]),
     ("nothing_to_kill", &[]),
     ("plain_memcg", &["a_process_at_its_cgroups_limit", "private_and_shared_memory"]),
     (
@@ -31,9 +34,13 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("reconcile", &["what_the_kernel_counts_in_its_own_way"]),
     ("restart", &["a_kill_while_no_agent_runs"]),
     ("sibling_victim", &["a_limit_of_the_grandparent"]),
+    ("swapped", &[]),
     ("threads_and_sharers", &[]),
+    ("throttled", &["its_pressure_is_shown"]),
     ("tiers", &[]),
+    ("trees", &[]),
     ("truth", &[]),
+    ("warn_all", &["a_growing_cgroup_is_warned_of"]),
 ];
 
 /// What a kernel that is booted with both versions of cgroups is asked with one of them: a sandbox takes a quarter of a minute

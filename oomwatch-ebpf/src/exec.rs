@@ -42,7 +42,7 @@ fn tell_begin_of(task: Object) {
 
 /// The memcg of a task whose parent is in another.
 #[inline(always)]
-fn memcg_begun_by(task: Object) -> Option<Object> {
+pub(crate) fn memcg_begun_by(task: Object) -> Option<Object> {
     let own = memcg_of_task(task)?;
     let parent = memcg_of_task(Object(task.get(Field::TaskRealParent)))?;
     (own.0 != parent.0).then_some(own)

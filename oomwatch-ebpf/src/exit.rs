@@ -1,6 +1,7 @@
 //! Traces `sched:sched_process_exit`, raw or as an event of perf: runs at the exit of every thread of the host, so it is
-//! silent after a few loads but for the last thread of a pid namespace's init, which a container's first process is, and
-//! of what may be a gVisor sentry, which is none. Emits an [`ExitRecord`].
+//! silent after a few loads but for the last thread of a process that may be a container's first one (a pid namespace's init; or, for
+//! a container may have no such namespace, a process that its parent put into another memcg), and of what may be a gVisor sentry.
+//! Emits an [`ExitRecord`].
 
 use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
@@ -9,7 +10,7 @@ use aya_ebpf::{
 use oomwatch_common::{ExitRecord, Field, MemcgRef, RecordKind};
 
 use crate::{
-    exec::may_be_sentry,
+    exec::{may_be_sentry, memcg_begun_by},
     kernel::{Object, current, memcg_of_task, memcg_reference, read},
     offsets::offset,
     record::{self, To},
@@ -40,16 +41,16 @@ fn tell_end_of(task: Object) {
 /// `None` for a thread that leaves others behind, and for processes of no interest.
 #[inline(always)]
 fn end_of_process(task: Object) -> Option<ExitRecord> {
+    let signal = task.follow(Field::TaskSignal)?;
+    let live: u32 = read(signal.address_of(Field::SignalLive)?);
+    if live != 0 {
+        return None;
+    }
     let leader = task.follow(Field::TaskGroupLeader)?;
     let pid = leader.follow(Field::TaskThreadPid)?;
     let ns_level: u32 = pid.get(Field::PidLevel);
     let ns_tgid: u32 = if ns_level == 0 { 0 } else { innermost_id(pid, ns_level)? };
-    if ns_tgid != 1 && !may_be_sentry(leader) {
-        return None;
-    }
-    let signal = task.follow(Field::TaskSignal)?;
-    let live: u32 = read(signal.address_of(Field::SignalLive)?);
-    if live != 0 {
+    if ns_tgid != 1 && memcg_begun_by(leader).is_none() && !may_be_sentry(leader) {
         return None;
     }
     Some(ExitRecord {

@@ -150,7 +150,7 @@ pub struct Exec {
     pub begun: Option<MemcgId>,
 }
 
-/// The init of a pid namespace ended, or a process that may be a gVisor sentry.
+/// The init of a pid namespace ended, a process whose parent is in another memcg, or one that may be a gVisor sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exited {
     /// When.

@@ -29,9 +29,13 @@ fn of_docker_form() -> (Cgroup, String) {
 /// The container lives on after the first kill, and ends after the second one. That the agent stands still meanwhile
 /// makes it hear of the end before it hears of the kill, however slow all is.
 fn ends(runtime: Runtime, before: &[&str], last: &[&str], code: u8) {
+    ends_where(|steps| Container::start(runtime, LIMIT_MIB, steps), before, last, code);
+}
+
+fn ends_where(start: impl Fn(&[&str]) -> Container, before: &[&str], last: &[&str], code: u8) {
     let steps = [before, &CHILD, &["say=alive", "wait"], last].concat();
     let agent = Agent::start();
-    let mut container = Container::start(runtime, LIMIT_MIB, &steps);
+    let mut container = start(&steps);
     container.go();
     assert_eq!(container.line(), "killed=9");
     assert_eq!(container.line(), "alive");
@@ -40,7 +44,7 @@ fn ends(runtime: Runtime, before: &[&str], last: &[&str], code: u8) {
     assert_eq!(survived.field("/exit_code"), None, "{survived}");
     agent.pause();
     container.go();
-    assert_eq!(container.wait().code(), Some(code.into()), "what {} says", runtime.name());
+    assert_eq!(container.wait().code(), Some(code.into()), "what its runtime says");
     agent.resume();
     let ended = agent.wait_for("the end of the container", |event| of(&container)(event) && *event != survived);
     assert_eq!(ended.flag("/container_survived"), Some(false), "{ended}");
@@ -48,6 +52,8 @@ fn ends(runtime: Runtime, before: &[&str], last: &[&str], code: u8) {
     let events = agent.stop();
     let kills = events.kills_below(container.cgroup().path());
     let outcomes = events.of_kind("oom_outcome").into_iter().filter(|event| of(&container)(event));
+    let roles: Vec<_> = kills.iter().map(|kill| kill.text("/victim/role")).collect();
+    assert_eq!(roles, [Some("process"), Some(if code == 137 { "init" } else { "process" })], "{events:#?}");
     let incident = |event: &Event| event.text("/incident_id").map(str::to_owned);
     let told: Vec<_> = outcomes.map(incident).collect();
     assert_eq!(told, kills.into_iter().map(incident).collect::<Vec<_>>(), "one for each kill: {events:#?}");
@@ -145,6 +151,23 @@ fn a_crun_container_whose_init_is_killed_ends_with_137() {
 fn a_runc_container_that_gives_up_after_a_kill_ends_with_the_code_of_its_init() {
     require!(Agent, Program("runc"));
     ends(Runtime::Runc, &[], &[&CHILD[..], &["exit=3"]].concat(), 3);
+}
+
+/// Its runtime says which of the host's processes is its first.
+fn ends_with_the_pids_of_the_host(runtime: Runtime, last: &[&str], code: u8) {
+    ends_where(|steps| Container::start_with_pids_of_host(runtime, LIMIT_MIB, steps), &[], last, code);
+}
+
+#[test]
+fn a_runc_container_with_the_process_ids_of_the_host_ends_with_the_code_of_its_first_process() {
+    require!(Agent, Program("runc"));
+    ends_with_the_pids_of_the_host(Runtime::Runc, &["eat=all"], 137);
+}
+
+#[test]
+fn a_crun_container_with_the_process_ids_of_the_host_ends_with_the_code_of_its_first_process() {
+    require!(Agent, Program("crun"));
+    ends_with_the_pids_of_the_host(Runtime::Crun, &[&CHILD[..], &["exit=3"]].concat(), 3);
 }
 
 #[test]

@@ -70,8 +70,24 @@ impl Container {
 
     /// The same with its cgroup in another, and perhaps without a limit of its own.
     pub fn start_below(around: &Path, runtime: Runtime, limit_mib: Option<u64>, steps: &[&str]) -> Self {
+        Self::start_with(around, runtime, limit_mib, &OWN_NAMESPACES, steps)
+    }
+
+    /// The same with the process ids of the host.
+    pub fn start_with_pids_of_host(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> Self {
+        let [_pids, others @ ..] = OWN_NAMESPACES;
+        Self::start_with(Path::new("/"), runtime, Some(limit_mib), &others, steps)
+    }
+
+    fn start_with(
+        around: &Path,
+        runtime: Runtime,
+        limit_mib: Option<u64>,
+        namespaces: &[&str],
+        steps: &[&str],
+    ) -> Self {
         let id = unique_name();
-        let rootfs = bundle(&around.join(&id), limit_mib, &[&["say=ready", "wait"], steps].concat());
+        let rootfs = bundle(&around.join(&id), limit_mib, namespaces, &[&["say=ready", "wait"], steps].concat());
         let log = File::create(rootfs.folder().join("log")).expect("make the runtime's log");
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stderr(log);
@@ -90,7 +106,7 @@ impl Container {
     /// Runs one that waits for nobody, until its runtime has deleted it; its id.
     pub fn live_and_die(runtime: Runtime, limit_mib: u64, steps: &[&str]) -> String {
         let id = unique_name();
-        let rootfs = bundle(&Path::new("/").join(&id), Some(limit_mib), steps);
+        let rootfs = bundle(&Path::new("/").join(&id), Some(limit_mib), &OWN_NAMESPACES, steps);
         let mut command = runtime.command(&["run", "--bundle"]);
         command.arg(rootfs.folder()).arg(&id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().unwrap_or_else(|error| panic!("{}: {error}", runtime.name()));
@@ -167,6 +183,9 @@ impl Drop for Container {
     }
 }
 
+/// Namespaces of a container's own.
+const OWN_NAMESPACES: [&str; 4] = ["pid", "mount", "ipc", "uts"];
+
 /// Path of the memory cgroup that a process is in.
 pub(crate) fn cgroup_of(pid: u32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the cgroups of a process");
@@ -180,16 +199,16 @@ pub(crate) fn cgroup_of(pid: u32) -> String {
     path.unwrap_or_else(|| panic!("no memory cgroup in {text}"))
 }
 
-fn bundle(cgroup: &Path, limit_mib: Option<u64>, steps: &[&str]) -> Rootfs {
+fn bundle(cgroup: &Path, limit_mib: Option<u64>, namespaces: &[&str], steps: &[&str]) -> Rootfs {
     let rootfs = Rootfs::new();
-    let config = configuration(cgroup, limit_mib.map(|mib| mib << 20), steps);
+    let config = configuration(cgroup, limit_mib.map(|mib| mib << 20), namespaces, steps);
     fs::write(rootfs.folder().join("config.json"), config.to_string()).expect("write config.json");
     rootfs
 }
 
-fn configuration(cgroup: &Path, limit_bytes: Option<u64>, steps: &[&str]) -> Value {
+fn configuration(cgroup: &Path, limit_bytes: Option<u64>, namespaces: &[&str], steps: &[&str]) -> Value {
     let args = [&[HOG], steps].concat();
-    let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"].iter().map(|kind| json!({ "type": kind })).collect();
+    let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({ "type": kind })).collect();
     json!({
         "ociVersion": "1.0.2",
         "process": {

@@ -27,8 +27,7 @@ impl Pipeline {
     /// What a process may have been the first one of.
     fn ended_with(&self, exit: &Exited) -> Vec<WorkloadKey> {
         let sandbox = WorkloadKey::Sandbox(SandboxKey::of(exit.pid, exit.start_ns));
-        let cgroups = if exit.is_init { self.registry.left_by(exit) } else { Vec::new() };
-        cgroups.into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
+        self.registry.left_by(exit).into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
     }
 
     /// Of what was recorded for an earlier agent, nobody can say any more what became of it within two seconds, unless it

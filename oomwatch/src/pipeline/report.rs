@@ -26,6 +26,13 @@ impl Pipeline {
         }
         let container_depth = known.as_ref().and_then(|(_, depth)| *depth).or_else(|| sandbox_depth(&finding));
         if let Body::OomKill(kill) = &mut finding.body {
+            // A container may share its process ids with others or the host.
+            if let (Some(victim), Some(subject), Some(depth)) = (&mut kill.victim, &finding.subject, container_depth)
+                && finding.sandbox.is_none()
+                && victim.pid.is_some_and(|pid| self.registry.is_init(pid, subject, depth))
+            {
+                victim.role = Some(Role::Init);
+            }
             kill.limit_owner = owner(kill, finding.subject.as_ref(), finding.limit_depth, container_depth);
             // Where no program tells of a runtime's start, better no answer than a wrong one; nor of the first process of a pid
             // namespace, whose runtime may have had no time to write its state.

@@ -24,6 +24,8 @@ pub(super) struct Known {
     pub(super) workload: Workload,
     /// Depth of the container's own cgroup.
     pub(super) container_depth: Option<usize>,
+    /// The container's first process, as its runtime wrote it down.
+    pub(super) init_pid: Option<u32>,
 }
 
 impl Entry {
@@ -45,7 +47,7 @@ impl Entry {
         self.looks.saw(is_beginning);
         let old = self.known.take();
         let kept = match old {
-            Some(old) if known_fields(&looked.workload) <= known_fields(&old.workload) => old,
+            Some(old) if looked.fields() <= old.fields() => old,
             _ => looked,
         };
         self.known.insert(kept)
@@ -57,17 +59,20 @@ pub(super) fn is_complete(workload: &Workload) -> bool {
     workload.container_name.is_some() && workload.image.is_some()
 }
 
-/// Known fields, by number.
-fn known_fields(workload: &Workload) -> usize {
-    let fields = [
-        &workload.container_id,
-        &workload.container_name,
-        &workload.sandbox_id,
-        &workload.pod_uid,
-        &workload.pod_name,
-        &workload.pod_namespace,
-        &workload.image,
-    ];
-    let runtime = usize::from(workload.runtime != Runtime::Unknown);
-    fields.into_iter().flatten().count() + runtime
+impl Known {
+    /// Known fields, by number.
+    fn fields(&self) -> usize {
+        let workload = &self.workload;
+        let fields = [
+            &workload.container_id,
+            &workload.container_name,
+            &workload.sandbox_id,
+            &workload.pod_uid,
+            &workload.pod_name,
+            &workload.pod_namespace,
+            &workload.image,
+        ];
+        let others = [workload.runtime != Runtime::Unknown, self.init_pid.is_some()];
+        fields.into_iter().flatten().count() + others.into_iter().filter(|known| *known).count()
+    }
 }

@@ -223,7 +223,22 @@ impl Registry {
         })
     }
 
-    /// Cgroups that a process was in and its parent was not, by their newest ids: what ends with it if it is an init.
+    /// The first process of the container that has this cgroup, as its runtime wrote it down.
+    fn init_of(&self, memcg: MemcgId) -> Option<u32> {
+        let entry = self.entries.get(&memcg)?;
+        let known = entry.known.as_ref().filter(|known| known.container_depth == Some(entry.path.depth()))?;
+        known.init_pid
+    }
+
+    /// Whether a process is the first one of the container that has its own cgroup so deep around `subject`.
+    pub(crate) fn is_init(&self, pid: u32, subject: &Subject, container_depth: usize) -> bool {
+        let path = subject.path.as_ref().or_else(|| self.path(subject.memcg));
+        let container = path.and_then(|path| self.by_path.get(&path.ancestor(container_depth)?));
+        container.is_some_and(|container| self.init_of(*container) == Some(pid))
+    }
+
+    /// Cgroups that end with this process: it was in them and its parent was not, and it is the init of a pid namespace, or by
+    /// the word of the runtime the first process of just that container. By their newest ids.
     pub(crate) fn left_by(&self, exit: &Exited) -> Vec<MemcgId> {
         let root = CgroupPath::root();
         let own = exit.memcg.and_then(|memcg| self.path(memcg));
@@ -231,7 +246,8 @@ impl Registry {
             exit.parent_memcg.and_then(|(memcg, depth)| if depth == 0 { Some(&root) } else { self.path(memcg) });
         let (Some(own), Some(parent)) = (own, parent) else { return Vec::new() };
         let left = (1..=own.depth()).filter_map(|depth| own.ancestor(depth)).filter(|around| !parent.is_within(around));
-        left.filter_map(|around| self.id(&around)).collect()
+        let left = left.filter_map(|around| self.id(&around));
+        left.filter(|memcg| exit.is_init || self.init_of(*memcg) == Some(exit.pid)).collect()
     }
 
     /// The workload that a cgroup belongs to, and how deep the container's own cgroup lies.
@@ -239,7 +255,7 @@ impl Registry {
         let path = subject.path.clone().or_else(|| self.path(subject.memcg).cloned())?;
         let owner = self.owner(subject.memcg, &path);
         let owner_path = owner.and_then(|owner| self.path(owner)).unwrap_or(&path).clone();
-        let Known { mut workload, container_depth } = self.known(owner, &owner_path);
+        let Known { mut workload, container_depth, .. } = self.known(owner, &owner_path);
         workload.cgroup_path = Some(crate::workload::escape::escape(path.as_bytes()));
         workload.cgroup_id = Some(subject.memcg.id);
         workload.cgroup_version = self.hierarchy.as_ref().map(|hierarchy| hierarchy.version);
@@ -270,7 +286,8 @@ impl Registry {
         let (memcg, path) = (container.memcg(), container.path());
         // One that lives is looked at, for its name may be another by now.
         if let hash_map::Entry::Vacant(entry) = self.entries.entry(memcg) {
-            let known = Some(Known { workload: container.into_workload(), container_depth: Some(path.depth()) });
+            let workload = container.into_workload();
+            let known = Some(Known { workload, container_depth: Some(path.depth()), init_pid: None });
             let entry = entry.insert(Entry::new(path.clone(), 0));
             (entry.known, entry.looks, entry.is_removed) = (known, Looks::done(), true);
             self.by_path.entry(path).or_insert(memcg);
@@ -318,7 +335,8 @@ impl Registry {
             tracing::debug!(path = %problem.path.display(), reason = problem.reason.as_str(), "a file was not used");
         }
         let is_sandbox = memcg.is_some_and(|memcg| self.of_sandboxes.contains_key(&memcg));
-        let known = Known { workload: found.workload, container_depth: found.container_depth };
+        let known =
+            Known { workload: found.workload, container_depth: found.container_depth, init_pid: found.init_pid };
         (known, found.is_beginning && !is_sandbox)
     }
 

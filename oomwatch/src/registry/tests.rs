@@ -42,6 +42,22 @@ fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
     }
 }
 
+#[test]
+fn where_process_ids_are_shared_the_first_process_is_the_one_that_the_runtime_wrote_down() {
+    let mut registry = registry(&["/c", "/c/inner", "/other"]);
+    for (id, init_pid) in [(10, Some(7)), (11, Some(9)), (12, None)] {
+        let known = Known { workload: Workload::default(), container_depth: Some(1), init_pid };
+        registry.entries.get_mut(&memcg(id)).unwrap().known = Some(known);
+    }
+    let ends = |pid, own| registry.left_by(&Exited { pid, is_init: false, ..exit(own, Some((1, 0))) });
+    assert_eq!(ends(7, 10), [memcg(10)]);
+    assert_eq!(ends(7, 11), [memcg(10)], "it moved to a cgroup of its own");
+    assert_eq!(ends(8, 10), [], "somebody was let in from outside");
+    assert_eq!((ends(9, 11), ends(7, 12)), (vec![], vec![]), "a cgroup in it, and another one");
+    let inner = Subject { memcg: memcg(11), path: None };
+    assert!(registry.is_init(7, &inner, 1) && !registry.is_init(8, &inner, 1));
+}
+
 fn counters(id: u64, path: &str) -> Counters {
     let path = CgroupPath::from_bytes(path.as_bytes());
     let memcg = memcg(id);

@@ -21,6 +21,7 @@ const SUBSET: &[(&str, &[&str])] = &[
     ("host_oom", &["a_kill_for_want_of_memory_on_the_host"]),
     ("namespaces", &[]),
     ("nothing_to_kill", &[]),
+    ("outcome", &["a_runc_container_with_the_process_ids_of_the_host"]),
     ("plain_memcg", &["a_process_at_its_cgroups_limit", "private_and_shared_memory"]),
     (
         "privileges",

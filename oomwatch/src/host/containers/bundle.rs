@@ -29,7 +29,7 @@ const MAX_NAMESPACES: usize = 64;
 struct Bundle {
     folder: PathBuf,
     id: String,
-    /// containerd's namespace; `None` for podman and CRI-O.
+    /// containerd's namespace; `None` for podman, CRI-O, and a runtime used by hand.
     namespace: Option<String>,
 }
 
@@ -58,13 +58,19 @@ fn from_supervisor(search: &Search<'_>, kind: &Kind) -> Option<Bundle> {
             let folder = bundle.parent()?.join(asked);
             Some(Bundle { folder, id: asked.clone(), namespace: Some(namespace.clone()) })
         }
-        Kind::Conmon { id, bundle, .. } => Some(Bundle { folder: bundle.clone(), id: id.clone(), namespace: None }),
+        Kind::Conmon { id, bundle, .. } | Kind::Runtime { id, bundle, .. } => {
+            Some(Bundle { folder: bundle.clone(), id: id.clone(), namespace: None })
+        }
     }
 }
 
 fn ask_supervisor(search: &mut Search<'_>, kind: &Kind) {
     match kind {
         Kind::Shim { program, .. } => search.set_runtime(Runtime::from_program(program)),
+        Kind::Runtime { program, .. } => {
+            search.set_runtime(Runtime::from_program(program));
+            search.workload.engine = search.workload.engine.or(Some(Engine::None));
+        }
         Kind::Conmon { id, name, runtime, .. } => {
             search.set_runtime(runtime.as_deref().and_then(Runtime::from_program));
             // CRI-O gives conmon a name of its own making (`k8s_…`): the annotations say better.
@@ -183,9 +189,11 @@ fn take(search: &mut Search<'_>, bundle: &Bundle, supervisor: Option<&Supervisor
     if !search.accept(&bundle.id, fit, &config) {
         return false;
     }
-    match &bundle.namespace {
-        Some(namespace) => take_task(search, bundle, namespace, &spec),
-        None => take_names(search, &bundle.folder, &spec),
+    match (&bundle.namespace, supervisor.map(|supervisor| &supervisor.kind)) {
+        (Some(namespace), _) => take_task(search, bundle, namespace, &spec),
+        // Whose bundle it is nobody knows.
+        (None, Some(Kind::Runtime { .. })) => search.merge(spec.names(), &config),
+        (None, _) => take_names(search, &bundle.folder, &spec),
     }
     true
 }

@@ -1,5 +1,6 @@
 //! The process that an engine leaves with every container: containerd's shim or conmon. Its
-//! arguments and working folder say where the bundle is, wherever the engine's folders are.
+//! arguments and working folder say where the bundle is, wherever the engine's folders are. Without an engine, the runtime
+//! that starts the container: it may not have written its state yet.
 //! Reads `/proc/PID/stat`, `status`, `cmdline`, `cgroup` and `cwd`.
 //!
 //! Only a process of root's outside of containers is believed. Any other could play the part, and
@@ -14,6 +15,9 @@ use crate::workload::path::components;
 
 /// What they are called, as far as the kernel has room for a name.
 const PROGRAMS: [&[u8]; 2] = [b"containerd-shim", b"conmon"];
+/// Runtimes that are read as one, and what they are told to do while a container begins.
+const STARTERS: [&str; 2] = ["runc", "crun"];
+const STARTS: [&[u8]; 2] = [b"run", b"create"];
 /// What a runtime's process is called in a container's cgroup before it executes the container's program,
 const RUNTIMES: [&[u8]; 4] = [b"runc", b"crun", b"youki", b"exe"];
 /// or how that begins: `runc:[2:INIT]`. A runtime that executes a copy of itself goes by `memfd:` and more, or by a descriptor's
@@ -22,7 +26,7 @@ const RUNTIMES_STAGES: [&[u8]; 3] = [b"runc:[", b"youki:[", b"memfd:"];
 /// How far up from a process the shim is looked for: a container's own tree can be deep.
 const MAX_ANCESTORS: usize = 32;
 
-/// A shim or conmon.
+/// A shim, conmon, or runtime.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Supervisor {
     pub(super) kind: Kind,
@@ -36,6 +40,8 @@ pub(super) enum Kind {
     Shim { namespace: String, id: String, bundle: PathBuf, program: String },
     /// `conmon -c ID -n NAME -r RUNTIME -b BUNDLE`.
     Conmon { id: String, name: Option<String>, runtime: Option<String>, bundle: PathBuf },
+    /// `crun run --bundle BUNDLE ID`, or working in the bundle.
+    Runtime { id: String, bundle: PathBuf, program: String },
 }
 
 impl Supervisor {
@@ -47,19 +53,24 @@ impl Supervisor {
     }
 }
 
-/// The nearest shim or conmon above the process that is not in the container itself.
+/// The nearest shim or conmon above the process that is not in the container itself; the nearest runtime where there is none.
 pub(super) fn find(search: &mut Search<'_>, mut process: Process) -> Option<Supervisor> {
+    let mut runtime = None;
     for _ in 0..MAX_ANCESTORS {
-        let pid = Some(process.parent).filter(|parent| *parent > 1)?;
-        process = Process::read(search, pid)?;
+        let Some(pid) = Some(process.parent).filter(|parent| *parent > 1) else { break };
+        let Some(parent) = Process::read(search, pid) else { break };
+        process = parent;
         let Some(kind) = classify(search, pid, &process.name) else { continue };
-        let supervisor = Supervisor { kind, cgroups: cgroups(search, pid)? };
+        let Some(cgroups) = cgroups(search, pid) else { break };
+        let supervisor = Supervisor { kind, cgroups };
         let inside = search.depth.is_some_and(|depth| supervisor.is_inside(search.names(), depth));
-        if !inside {
-            return Some(supervisor);
+        match supervisor.kind {
+            _ if inside => {}
+            Kind::Runtime { .. } => runtime = runtime.or(Some(supervisor)),
+            Kind::Shim { .. } | Kind::Conmon { .. } => return Some(supervisor),
         }
     }
-    None
+    runtime
 }
 
 fn proc_file(pid: u32, name: &str) -> PathBuf {
@@ -103,7 +114,8 @@ fn cgroups(search: &mut Search<'_>, pid: u32) -> Option<Vec<Vec<u8>>> {
 
 fn classify(search: &mut Search<'_>, pid: u32, name: &[u8]) -> Option<Kind> {
     let may_be_one = PROGRAMS.iter().any(|program| name.starts_with(program));
-    if !may_be_one || !is_trusted(&search.read(&proc_file(pid, "status"))?) {
+    let starts = STARTERS.iter().any(|program| name == program.as_bytes());
+    if !may_be_one && !starts || !is_trusted(&search.read(&proc_file(pid, "status"))?) {
         return None;
     }
     let command = search.read(&proc_file(pid, "cmdline"))?;
@@ -111,6 +123,14 @@ fn classify(search: &mut Search<'_>, pid: u32, name: &[u8]) -> Option<Kind> {
     let program = Path::new(OsStr::from_bytes(arguments.first()?)).file_name()?.to_str()?.to_owned();
     if program == "conmon" {
         return conmon(&arguments);
+    }
+    if STARTERS.contains(&program.as_str()) {
+        let told = option(&arguments, &["-b", "--bundle"]).map(PathBuf::from);
+        let bundle = match told.filter(|bundle| bundle.is_absolute()) {
+            Some(bundle) => bundle,
+            None => search.read_link(&proc_file(pid, "cwd"))?,
+        };
+        return runtime(&arguments, program, bundle);
     }
     program.starts_with("containerd-shim").then_some(())?;
     let bundle = search.read_link(&proc_file(pid, "cwd"))?;
@@ -127,6 +147,15 @@ fn is_trusted(status: &[u8]) -> bool {
     };
     let is_roots = numbers(b"Uid:").is_some_and(|ids| ids.get(1) == Some(&0));
     is_roots && numbers(b"NSpid:").is_some_and(|ids| ids.len() == 1)
+}
+
+/// Its last argument is the container's id.
+fn runtime(arguments: &[&[u8]], program: String, bundle: PathBuf) -> Option<Kind> {
+    let arguments = arguments.strip_suffix(&[b"".as_slice()]).unwrap_or(arguments);
+    let (id, before) = arguments.split_last()?;
+    let starts = before.iter().any(|argument| STARTS.contains(argument));
+    let id = String::from_utf8(id.to_vec()).ok().filter(|id| starts && !id.is_empty() && !id.starts_with('-'))?;
+    Some(Kind::Runtime { id, bundle, program })
 }
 
 fn conmon(arguments: &[&[u8]]) -> Option<Kind> {
@@ -188,6 +217,22 @@ mod tests {
         assert!(shim(&v1, String::new(), bundle).is_some());
         for folder in ["/", "/x/moby/cd", "/x/other/ab"] {
             assert_eq!(shim(&v2, String::new(), folder.into()), None, "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_starts_a_container_names_it_at_its_end() {
+        let found = |line: &[u8]| {
+            let arguments: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+            match runtime(&arguments, "crun".into(), "/b".into()) {
+                Some(Kind::Runtime { id, .. }) => Some(id),
+                _ => None,
+            }
+        };
+        assert_eq!(found(b"crun --root /r run --bundle /b web ").as_deref(), Some("web"), "an empty one ends the line");
+        assert_eq!(found(b"runc create web").as_deref(), Some("web"));
+        for other in [&b"crun"[..], b"crun run", b"crun run -d", b"crun delete web", b"runc run \xff"] {
+            assert_eq!(found(other), None);
         }
     }
 

@@ -166,7 +166,7 @@ impl Drop for Dockerd {
 
 /// Cgroups of this name below the root of each hierarchy that are not there yet: docker makes them for containers and
 /// leaves them behind.
-fn missing_parents(name: &str) -> Vec<PathBuf> {
+pub(crate) fn missing_parents(name: &str) -> Vec<PathBuf> {
     let memory = memory_hierarchy().expect("a memory cgroup hierarchy");
     let roots: Vec<PathBuf> = if memory.version == 2 {
         vec![memory.mount.clone()]
@@ -177,7 +177,7 @@ fn missing_parents(name: &str) -> Vec<PathBuf> {
     roots.iter().map(|root| root.join(name)).filter(|parent| !parent.exists()).collect()
 }
 
-fn remove_parents(parents: &[PathBuf]) {
+pub(crate) fn remove_parents(parents: &[PathBuf]) {
     for parent in parents {
         // Fails where it was not made, or where somebody else uses it by now.
         drop(fs::remove_dir(parent));

@@ -12,6 +12,7 @@ mod attempt;
 mod cgroup;
 mod collector;
 mod container;
+mod containerd;
 mod dialog;
 mod dockerd;
 mod event;
@@ -38,6 +39,7 @@ pub use self::{
     cgroup::{Cgroup, memory_cgroup_version, unique_name},
     collector::{Collector, Told},
     container::{Container, Runtime},
+    containerd::{Containerd, ContainerdContainer},
     dialog::Dialog,
     dockerd::{DockerContainer, Dockerd},
     event::{Event, Events, unescaped},

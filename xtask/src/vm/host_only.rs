@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
         "two thousand kills take too long here, and what leaves the agent is the same below every kernel",
     ),
     ("configuration", SAME_EVERYWHERE),
+    ("containerd", DOCKERD),
     ("gvisor_accuracy", "gigabytes of memory that are touched page by page take too long here"),
     ("gvisor_host_root", SAME_EVERYWHERE),
     ("gvisor_discovery", SAME_EVERYWHERE),
@@ -32,7 +33,7 @@ const FILES: &[(&str, &str)] = &[
     ("metrics", "Prometheus is too large for the guest, and the rest of it is the same on every kernel"),
 ];
 pub(super) const PEERS: &str = "peers";
-const DOCKERD: &str = "dockerd wants kernel modules and a disk";
+const DOCKERD: &str = "the daemon is large, and dockerd wants kernel modules and a disk";
 
 /// Scenarios of other files that stay there: file; the name or its beginning, which no other in the file has; reason.
 const SCENARIOS: &[(&str, &str, &str)] = &[

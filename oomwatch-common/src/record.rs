@@ -263,7 +263,8 @@ pub struct ExecRecord {
     pub begun_memcg: MemcgRef,
 }
 
-/// The last thread of a process begins to exit: of the init of a pid namespace, or of what may be a gVisor sentry.
+/// The last thread of a process begins to exit: of the init of a pid namespace, of a process whose parent is in another memcg, or of
+/// what may be a gVisor sentry. Of threads that exit at the same time, each may be taken for the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ExitRecord {
@@ -278,7 +279,9 @@ pub struct ExitRecord {
     /// Its process id inside its own pid namespace; 0: unknown.
     pub ns_tgid: u32,
     /// Depth of that namespace; 0 is the host's.
-    pub ns_level: u32,
+    pub ns_level: u16,
+    /// Not 0 for a program with a name that a gVisor sentry may have.
+    pub may_be_sentry: u16,
     /// Its memcg.
     pub memcg: MemcgRef,
     /// Its parent's memcg: that of a container's first process lies outside of the container.

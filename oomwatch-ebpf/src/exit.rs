@@ -50,7 +50,8 @@ fn end_of_process(task: Object) -> Option<ExitRecord> {
     let pid = leader.follow(Field::TaskThreadPid)?;
     let ns_level: u32 = pid.get(Field::PidLevel);
     let ns_tgid: u32 = if ns_level == 0 { 0 } else { innermost_id(pid, ns_level)? };
-    if ns_tgid != 1 && memcg_begun_by(leader).is_none() && !may_be_sentry(leader) {
+    let may_be_sentry = may_be_sentry(leader);
+    if ns_tgid != 1 && !may_be_sentry && memcg_begun_by(leader).is_none() {
         return None;
     }
     Some(ExitRecord {
@@ -59,7 +60,9 @@ fn end_of_process(task: Object) -> Option<ExitRecord> {
         tgid: leader.get(Field::TaskTgid),
         wait_status: wait_status(signal, leader)?,
         ns_tgid,
-        ns_level,
+        // The kernel allows 32 levels.
+        ns_level: ns_level as u16,
+        may_be_sentry: u16::from(may_be_sentry),
         memcg: memcg(leader),
         parent_memcg: memcg(Object(leader.get(Field::TaskRealParent))),
     })

@@ -161,6 +161,8 @@ pub struct Exited {
     pub start_ns: u64,
     /// It was the init of a pid namespace other than the host's.
     pub is_init: bool,
+    /// It had a name that a gVisor sentry may have.
+    pub may_be_sentry: bool,
     /// As a shell tells it: the status, or 128 and the number of the deadly signal.
     pub exit_code: i32,
     /// Its memcg.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
 };
@@ -18,6 +18,7 @@ use crate::{
     mount::unmount_below,
     program::{run, succeed},
     rootfs::HOG,
+    sandbox::end_processes_that_name,
     unique_name,
     wait::within,
     wait_for,
@@ -93,6 +94,9 @@ impl Containerd {
     }
 }
 
+/// Where its shims tell runc to keep state, in a folder for each namespace that nobody removes.
+const RUNC_STATES: &str = "/run/containerd/runc";
+
 impl Drop for Containerd {
     #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
     fn drop(&mut self) {
@@ -104,8 +108,11 @@ impl Drop for Containerd {
             drop(self.child.kill());
             drop(self.child.wait());
         }
+        // A shim outlives the daemon.
+        end_processes_that_name(self.folder.path());
         unmount_below(self.folder.path());
         remove_parents(&self.parents);
+        remove_parents(&[Path::new(RUNC_STATES).join(&self.namespace)]);
         if thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();

@@ -17,6 +17,9 @@ impl Pipeline {
             Observation::CgroupRemoved(change) => self.outcomes.removed(change.memcg, change.boot_ns),
             Observation::Exited(exit) => {
                 let keys = self.ended_with(exit);
+                if keys.is_empty() || !self.outcomes.is_news(exit.pid, exit.start_ns) {
+                    return Vec::new();
+                }
                 self.outcomes.exited(&keys, exit.boot_ns, exit.exit_code)
             }
             Observation::SandboxGone(gone) => self.outcomes.sandbox_gone(gone.key, gone.boot_ns),
@@ -26,8 +29,8 @@ impl Pipeline {
 
     /// What a process may have been the first one of.
     fn ended_with(&self, exit: &Exited) -> Vec<WorkloadKey> {
-        let sandbox = WorkloadKey::Sandbox(SandboxKey::of(exit.pid, exit.start_ns));
-        self.registry.left_by(exit).into_iter().map(WorkloadKey::Cgroup).chain([sandbox]).collect()
+        let sandbox = exit.may_be_sentry.then(|| WorkloadKey::Sandbox(SandboxKey::of(exit.pid, exit.start_ns)));
+        self.registry.left_by(exit).into_iter().map(WorkloadKey::Cgroup).chain(sandbox).collect()
     }
 
     /// Of what was recorded for an earlier agent, nobody can say any more what became of it within two seconds, unless it

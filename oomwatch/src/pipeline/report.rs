@@ -29,7 +29,7 @@ impl Pipeline {
             // A container may share its process ids with others or the host.
             if let (Some(victim), Some(subject), Some(depth)) = (&mut kill.victim, &finding.subject, container_depth)
                 && finding.sandbox.is_none()
-                && victim.pid.is_some_and(|pid| self.registry.is_init(pid, subject, depth))
+                && victim.pid.is_some_and(|pid| self.registry.is_init(pid, subject, depth, finding.boot_ns))
             {
                 victim.role = Some(Role::Init);
             }

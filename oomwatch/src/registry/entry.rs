@@ -38,8 +38,10 @@ impl Entry {
         self.is_complete() || self.looks.are_over()
     }
 
+    /// An engine writes down its part before there is a cgroup, runc its own after.
     pub(super) fn is_complete(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| is_complete(&known.workload))
+        let has_init = |known: &Known| known.init_pid.is_some() || known.workload.runtime == Runtime::Runsc;
+        self.known.as_ref().is_some_and(|known| is_complete(&known.workload) && has_init(known))
     }
 
     /// Keeps what tells more: the files of a container vanish with it.

@@ -231,10 +231,14 @@ impl Registry {
     }
 
     /// Whether a process is the first one of the container that has its own cgroup so deep around `subject`.
-    pub(crate) fn is_init(&self, pid: u32, subject: &Subject, container_depth: usize) -> bool {
-        let path = subject.path.as_ref().or_else(|| self.path(subject.memcg));
-        let container = path.and_then(|path| self.by_path.get(&path.ancestor(container_depth)?));
-        container.is_some_and(|container| self.init_of(*container) == Some(pid))
+    pub(crate) fn is_init(&self, pid: u32, subject: &Subject, container_depth: usize, boot_ns: u64) -> bool {
+        let Some(path) = subject.path.as_ref().or_else(|| self.path(subject.memcg)) else { return false };
+        // By its path it could be taken for a successor that is there already.
+        let container = match path.ancestor(container_depth) {
+            Some(container) if container != *path => self.id_at(&container, boot_ns),
+            _ => Some(subject.memcg),
+        };
+        container.is_some_and(|container| self.init_of(container) == Some(pid))
     }
 
     /// Cgroups that end with this process: it was in them and its parent was not, and it is the init of a pid namespace, or by

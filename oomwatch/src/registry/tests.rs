@@ -19,7 +19,16 @@ fn registry(paths: &[&str]) -> Registry {
 
 fn exit(own: u64, parent: Option<(u64, u32)>) -> Exited {
     let parent_memcg = parent.map(|(id, depth)| (memcg(id), depth));
-    Exited { boot_ns: 0, pid: 1, start_ns: 0, is_init: true, exit_code: 0, memcg: Some(memcg(own)), parent_memcg }
+    Exited {
+        boot_ns: 0,
+        pid: 1,
+        start_ns: 0,
+        is_init: true,
+        may_be_sentry: false,
+        exit_code: 0,
+        memcg: Some(memcg(own)),
+        parent_memcg,
+    }
 }
 
 #[test]
@@ -55,7 +64,7 @@ fn where_process_ids_are_shared_the_first_process_is_the_one_that_the_runtime_wr
     assert_eq!(ends(8, 10), [], "somebody was let in from outside");
     assert_eq!((ends(9, 11), ends(7, 12)), (vec![], vec![]), "a cgroup in it, and another one");
     let inner = Subject { memcg: memcg(11), path: None };
-    assert!(registry.is_init(7, &inner, 1) && !registry.is_init(8, &inner, 1));
+    assert!(registry.is_init(7, &inner, 1, 5) && !registry.is_init(8, &inner, 1, 5));
 }
 
 fn counters(id: u64, path: &str) -> Counters {

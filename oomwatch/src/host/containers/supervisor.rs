@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::bundle::file_name;
 use super::search::Search;
 use crate::workload::path::components;
 
@@ -18,6 +19,8 @@ const PROGRAMS: [&[u8]; 2] = [b"containerd-shim", b"conmon"];
 /// Runtimes that are read as one, and what they are told to do while a container begins.
 const STARTERS: [&str; 2] = ["runc", "crun"];
 const STARTS: [&[u8]; 2] = [b"run", b"create"];
+/// What else they are told to do, of what has arguments that may look like it.
+const OTHERS: [&[u8]; 3] = [b"exec", b"restore", b"start"];
 /// What a runtime's process is called in a container's cgroup before it executes the container's program,
 const RUNTIMES: [&[u8]; 4] = [b"runc", b"crun", b"youki", b"exe"];
 /// or how that begins: `runc:[2:INIT]`. A runtime that executes a copy of itself goes by `memfd:` and more, or by a descriptor's
@@ -153,8 +156,8 @@ fn is_trusted(status: &[u8]) -> bool {
 fn runtime(arguments: &[&[u8]], program: String, bundle: PathBuf) -> Option<Kind> {
     let arguments = arguments.strip_suffix(&[b"".as_slice()]).unwrap_or(arguments);
     let (id, before) = arguments.split_last()?;
-    let starts = before.iter().any(|argument| STARTS.contains(argument));
-    let id = String::from_utf8(id.to_vec()).ok().filter(|id| starts && !id.is_empty() && !id.starts_with('-'))?;
+    let told = before.iter().find(|argument| STARTS.contains(argument) || OTHERS.contains(argument))?;
+    let id = file_name(id).filter(|id| STARTS.contains(told) && !id.starts_with('-') && !id.contains('/'))?.to_owned();
     Some(Kind::Runtime { id, bundle, program })
 }
 
@@ -231,7 +234,16 @@ mod tests {
         };
         assert_eq!(found(b"crun --root /r run --bundle /b web ").as_deref(), Some("web"), "an empty one ends the line");
         assert_eq!(found(b"runc create web").as_deref(), Some("web"));
-        for other in [&b"crun"[..], b"crun run", b"crun run -d", b"crun delete web", b"runc run \xff"] {
+        for other in [
+            &b"crun"[..],
+            b"crun run",
+            b"crun run -d",
+            b"crun delete web",
+            b"runc run \xff",
+            b"runc run ../web",
+            b"runc run ..",
+            b"runc exec web npm run test",
+        ] {
             assert_eq!(found(other), None);
         }
     }

@@ -230,6 +230,7 @@ fn exited(exit: &ExitRecord) -> Exited {
         pid: exit.tgid,
         start_ns: exit.start_boottime_ns,
         is_init: exit.ns_level > 0 && exit.ns_tgid == 1,
+        may_be_sentry: exit.may_be_sentry != 0,
         exit_code: exit_code(exit.wait_status),
         memcg: memcg(exit.memcg),
         parent_memcg: memcg(exit.parent_memcg).map(|id| (id, exit.parent_memcg.level)),

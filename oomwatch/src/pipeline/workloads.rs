@@ -214,8 +214,9 @@ impl Pipeline {
             let is_settled = self.inventory.get(measurement.key).is_some_and(|entry| {
                 entry.last.is_some() || !matches!(entry.workload.runtime, Runtime::Unknown | Runtime::Process)
             });
+            let has_begun = measurement.limit.is_some() || !self.registry.is_beginning(memcg, measurement.boot_ns);
             let is_told = told.is_none_or(|told| told.started) || !self.config.workload_events;
-            if !is_told && is_settled && !self.cgroups.is_starting(memcg, measurement.boot_ns) {
+            if !is_told && is_settled && has_begun && !self.cgroups.is_starting(memcg, measurement.boot_ns) {
                 let started = self.workload_started(memcg, measurement.limit, measurement.boot_ns);
                 if let Some(told) = self.cgroups.told.get_mut(&memcg) {
                     told.started = started;

@@ -73,6 +73,11 @@ impl Looks {
         self.is_beginning = is_beginning;
     }
 
+    /// The last one saw a runtime's own process.
+    pub(super) fn see_a_beginning(&self) -> bool {
+        self.is_beginning
+    }
+
     /// What seemed to be a runtime's own process is a sentry, that is a container's: the others begin anew. Whether it seemed so.
     pub(super) fn has_begun(&mut self) -> bool {
         let seemed = std::mem::take(&mut self.is_beginning);

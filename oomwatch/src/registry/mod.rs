@@ -23,6 +23,8 @@ use looks::Looks;
 
 /// How long a cgroup is remembered after its end.
 const KEEP_REMOVED_NS: u64 = 600_000_000_000;
+/// A runtime that has not begun a container by then is not waited for.
+const LONGEST_BEGINNING_NS: u64 = 60_000_000_000;
 /// Removed cgroups remembered; beyond it the oldest go early.
 const MAX_REMOVED: usize = 16_384;
 
@@ -228,6 +230,15 @@ impl Registry {
         let entry = self.entries.get(&memcg)?;
         let known = entry.known.as_ref().filter(|known| known.container_depth == Some(entry.path.depth()))?;
         known.init_pid
+    }
+
+    /// Whether a runtime was last seen at work in a cgroup, which then has no limit yet. Not of one that is a minute old: a
+    /// container's program may be called like a runtime's.
+    pub(crate) fn is_beginning(&self, memcg: MemcgId, now_ns: u64) -> bool {
+        let entry = self.entries.get(&memcg);
+        entry.is_some_and(|entry| {
+            entry.looks.see_a_beginning() && now_ns.saturating_sub(entry.made_ns) < LONGEST_BEGINNING_NS
+        })
     }
 
     /// Whether a process is the first one of the container that has its own cgroup so deep around `subject`.

@@ -52,6 +52,17 @@ fn an_init_of_cgroups_that_were_never_seen_ends_nothing() {
 }
 
 #[test]
+fn a_runtime_is_at_work_until_the_program_begins_or_for_a_minute() {
+    let mut registry = registry(&["/c"]);
+    let is_beginning = |registry: &Registry, now_ns| registry.is_beginning(memcg(10), now_ns);
+    assert!(!is_beginning(&registry, 5), "nobody was seen there");
+    registry.entries.get_mut(&memcg(10)).unwrap().looks.saw(true);
+    assert!(is_beginning(&registry, 5) && !is_beginning(&registry, LONGEST_BEGINNING_NS));
+    registry.entries.get_mut(&memcg(10)).unwrap().looks.saw(false);
+    assert!(!is_beginning(&registry, 5));
+}
+
+#[test]
 fn where_process_ids_are_shared_the_first_process_is_the_one_that_the_runtime_wrote_down() {
     let mut registry = registry(&["/c", "/c/inner", "/other"]);
     for (id, init_pid) in [(10, Some(7)), (11, Some(9)), (12, None)] {

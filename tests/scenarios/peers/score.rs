@@ -13,7 +13,8 @@ pub(crate) struct Score {
     limits: usize,
     /// Told beyond what was done.
     extra: usize,
-    latencies: Vec<Duration>,
+    /// By victim.
+    latencies: HashMap<u32, Duration>,
     /// Scene, kills seen, kills made.
     pub(crate) scenes: Vec<(&'static str, usize, usize)>,
 }
@@ -33,7 +34,7 @@ impl Score {
             score.seen += 1;
             score.containers += usize::from(said.cgroup.as_ref() == Some(&kill.cgroup));
             score.limits += usize::from(said.limit.as_ref() == Some(&kill.limit));
-            score.latencies.extend(moments.get(&kill.pid).map(|moment| said.at.saturating_sub(*moment)));
+            score.latencies.extend(moments.get(&kill.pid).map(|moment| (kill.pid, said.at.saturating_sub(*moment))));
         }
         for kill in kills {
             if !score.scenes.iter().any(|(scene, _, _)| *scene == kill.scene) {
@@ -43,15 +44,21 @@ impl Score {
                 score.scenes.push((kill.scene, made - missed, made));
             }
         }
-        score.latencies.sort_unstable();
         score
     }
 
-    fn percentile(&self, percent: usize) -> String {
-        let last = self.latencies.len().saturating_sub(1);
-        let at = (self.latencies.len() * percent / 100).min(last);
-        self.latencies.get(at).map_or_else(|| "–".to_owned(), |it| format!("{:.1}", it.as_secs_f64() * 1000.0))
+    /// The median latency of the kills that another saw, too.
+    pub(crate) fn median_of_those_of(&self, other: &Self) -> String {
+        percentile(50, self.latencies.iter().filter(|(pid, _)| other.latencies.contains_key(pid)))
     }
+}
+
+/// Milliseconds.
+fn percentile<'a>(percent: usize, latencies: impl Iterator<Item = (&'a u32, &'a Duration)>) -> String {
+    let mut latencies: Vec<Duration> = latencies.map(|(_, latency)| *latency).collect();
+    latencies.sort_unstable();
+    let at = (latencies.len() * percent / 100).min(latencies.len().saturating_sub(1));
+    latencies.get(at).map_or_else(|| "–".to_owned(), |it| format!("{:.1}", it.as_secs_f64() * 1000.0))
 }
 
 /// By the victim where one is told, else by the cgroup.
@@ -65,7 +72,7 @@ fn is_about(said: &Seen, kill: &Kill) -> bool {
 impl fmt::Display for Score {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seen, made, containers, limits, extra, .. } = self;
-        let (p50, p99) = (self.percentile(50), self.percentile(99));
+        let (p50, p99) = (percentile(50, self.latencies.iter()), percentile(99, self.latencies.iter()));
         write!(formatter, "{seen}|{made}|{containers}|{limits}|{extra}|{p50}|{p99}")
     }
 }

@@ -118,10 +118,15 @@ fn table(lines: &[String]) -> anyhow::Result<String> {
             }
             told.push((name, scene, format!("{seen}/{made}")));
         } else if let Some((_, line)) = line.split_once("peers|") {
-            let [name, seen, made, container, limit, extra, p50, p99] = line.split('|').collect::<Vec<_>>()[..] else {
+            let [name, seen, made, container, limit, extra, p50, p99, same] = line.split('|').collect::<Vec<_>>()[..]
+            else {
                 bail!("not a score: {line}");
             };
-            rows.push((name, [format!("{seen}/{made}"), container.into(), limit.into(), extra.into()], [p50, p99]));
+            rows.push((
+                name,
+                [format!("{seen}/{made}"), container.into(), limit.into(), extra.into()],
+                [p50, p99, same],
+            ));
         }
     }
     ensure!(!rows.is_empty(), "the guest said nothing of the peers");
@@ -129,8 +134,8 @@ fn table(lines: &[String]) -> anyhow::Result<String> {
     for scene in &scenes {
         text.push_str(&[" ", scene, " |"].concat());
     }
-    text.push_str(" p50 ms | p99 ms |\n|---|---:|---:|---:|---:|");
-    text.push_str(&"---:|".repeat(scenes.len() + 2));
+    text.push_str(" p50 ms | p99 ms | oomwatch's p50 ms for the same kills |\n|---|---:|---:|---:|---:|");
+    text.push_str(&"---:|".repeat(scenes.len() + 3));
     for (name, counts, latencies) in rows {
         let of_scene = |scene: &&str| told.iter().find(|(it, of, _)| *it == name && of == scene);
         let by_scene = scenes.iter().map(|scene| of_scene(scene).map_or("", |(_, _, told)| told));
@@ -156,18 +161,19 @@ mod tests {
     #[test]
     fn a_row_for_each_that_watched() {
         let lines = [
-            "test it ... peers|a|2|3|2|0|1|1.5|2.5",
+            "test it ... peers|a|2|3|2|0|1|1.5|2.5|1.5",
             "scene|a|storm|2|3",
-            "peers|b|3|3|0|0|0|–|–",
+            "peers|b|3|3|0|0|0|–|–|–",
             "scene|b|storm|3|3",
         ];
         let text = table(&lines.map(str::to_owned)).unwrap();
         assert_eq!(
             text,
-            "| | kills seen | container right | limit right | told that was none | storm | p50 ms | p99 ms |\n\
-             |---|---:|---:|---:|---:|---:|---:|---:|\n\
-             | a | 2/3 | 2 | 0 | 1 | 2/3 | 1.5 | 2.5 |\n\
-             | b | 3/3 | 0 | 0 | 0 | 3/3 | – | – |\n"
+            "| | kills seen | container right | limit right | told that was none | storm | p50 ms | p99 ms | oomwatch's p50 ms for the same \
+             kills |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|\n\
+             | a | 2/3 | 2 | 0 | 1 | 2/3 | 1.5 | 2.5 | 1.5 |\n\
+             | b | 3/3 | 0 | 0 | 0 | 3/3 | – | – | – |\n"
         );
     }
 

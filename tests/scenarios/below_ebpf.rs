@@ -12,7 +12,7 @@ use std::{
 
 use support::{
     Agent, Cgroup, Container, EVENT_TIMEOUT, Event, Events as _, Gate, Hog, Output, PROCESS_TIMEOUT, Runtime,
-    agent_command, get, memory_cgroup_version, require, run, say_skipped, wait_for,
+    agent_command, get, let_the_log_rest, memory_cgroup_version, require, run, say_skipped, wait_for,
 };
 
 const BY_COUNTERS: &[&str] = &["--tier", "cgroup"];
@@ -32,11 +32,6 @@ fn start(arguments: &[&str]) -> Agent {
 
 fn on_each_rung() -> [(&'static [&'static str], Agent); 3] {
     [BY_COUNTERS, BY_LOG, BY_BOTH].map(|arguments| (arguments, start(arguments)))
-}
-
-/// The kernel writes ten dumps in five seconds, whoever caused them.
-fn let_the_log_rest() {
-    sleep(Duration::from_millis(5500));
 }
 
 fn kill_in(cgroup: &Cgroup) -> u32 {

@@ -47,7 +47,7 @@ pub use self::{
     freezer::Freezer,
     hog::{Gate, Hog},
     http::{Reply, ask, get},
-    machine::{Swap, Sysctl, in_guest, spare_this_process},
+    machine::{Swap, Sysctl, in_guest, let_the_log_rest, spare_this_process},
     mount::Mount,
     program::{Capability, Finished, run, run_on_terminal, without_capabilities},
     prometheus::{Prometheus, promtool_check},

@@ -8,6 +8,11 @@ use std::{
 
 use crate::program::succeed;
 
+/// The kernel writes ten dumps of an OOM into its log in five seconds, whoever caused them.
+pub fn let_the_log_rest() {
+    std::thread::sleep(std::time::Duration::from_millis(5500));
+}
+
 /// Whether this is the virtual machine, which is nobody's.
 pub fn in_guest() -> bool {
     env::var_os("OOMWATCH_GUEST").is_some()

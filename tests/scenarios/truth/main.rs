@@ -17,7 +17,7 @@ use std::{
 };
 
 use answer::Answer;
-use support::{Agent, Event, Output, agent_command, require, run};
+use support::{Agent, Event, Output, agent_command, let_the_log_rest, require, run};
 
 /// What an agent is told to stand on a rung, and the name by which it must call it.
 const RUNGS: [(&str, &[&str]); 7] = [
@@ -52,6 +52,8 @@ fn what_each_rung_says_of_each_kind_of_kill() {
     let agents: Vec<_> =
         RUNGS.iter().filter_map(|(tier, arguments)| Some((*tier, on_rung(tier, arguments)?))).collect();
     assert!(!agents.is_empty(), "no rung is there");
+    // Of the scenarios before, and of this host.
+    let_the_log_rest();
     let scenes = scenes::all();
     sleep(UNTIL_ALL_IS_TOLD);
     let mut out = output();

@@ -202,6 +202,8 @@ fn an_agent_whose_port_is_taken_says_so_and_goes_on() {
     hog.go();
     hog.wait_until_killed();
     second.wait_for_kill_of(hog.pid());
+    let said: Vec<String> = second.log().into_iter().filter(|line| line.contains(&address)).collect();
+    assert_eq!(said, [line], "once");
     assert!(second.stop().only_kill_below(cgroup.path()).is_kill_of(hog.pid()));
     assert_eq!(page(&first, OPENMETRICS).status, 200);
     drop(first.stop());

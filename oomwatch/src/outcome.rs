@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{
     cgroup_path::CgroupPath,
-    correlate::Subject,
+    correlate::{RecentProcesses, Subject},
     observation::{MemcgId, SandboxKey, WorkloadKey},
     workload::Workload,
 };
@@ -28,8 +28,6 @@ const CAPACITY: usize = 4096;
 const MAX_LATER: usize = 16;
 /// How long an end is remembered, for kills that are told after it.
 const REMEMBER_NS: u64 = 60_000_000_000;
-/// So many exits of other processes may come between two of one.
-const REPEATED_AFTER: usize = 64;
 /// Ends remembered; beyond it the oldest go early.
 const MAX_ENDS: usize = 4096;
 
@@ -167,13 +165,19 @@ pub(crate) struct Outcomes {
     ends: HashMap<WorkloadKey, End>,
     /// In the order of their first news.
     ended: VecDeque<(u64, WorkloadKey)>,
-    /// The last processes that exited, by id and start.
-    exited: VecDeque<(u32, u64)>,
+    /// The last processes that exited.
+    exited: RecentProcesses,
 }
 
 impl Outcomes {
     pub(crate) fn new(sees_exit: bool) -> Self {
-        Self { sees_exit, waiting: Vec::new(), ends: HashMap::new(), ended: VecDeque::new(), exited: VecDeque::new() }
+        Self {
+            sees_exit,
+            waiting: Vec::new(),
+            ends: HashMap::new(),
+            ended: VecDeque::new(),
+            exited: RecentProcesses::default(),
+        }
     }
 
     /// A process of a container was killed: the verdict, if that has ended already.
@@ -199,14 +203,7 @@ impl Outcomes {
 
     /// Whether this exit of a process was not told before: the kernel may say it of more than one of its threads, at the same time.
     pub(crate) fn is_news(&mut self, pid: u32, start_ns: u64) -> bool {
-        if self.exited.contains(&(pid, start_ns)) {
-            return false;
-        }
-        self.exited.push_back((pid, start_ns));
-        if self.exited.len() > REPEATED_AFTER {
-            self.exited.pop_front();
-        }
-        true
+        self.exited.insert(pid, start_ns)
     }
 
     /// The first process ended of what has these names.

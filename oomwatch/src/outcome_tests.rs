@@ -52,10 +52,6 @@ fn the_exit_of_one_process_is_news_once() {
     let mut outcomes = Outcomes::new(true);
     let news = [(7, 1), (7, 1), (8, 1), (7, 2), (7, 1)].map(|(pid, start_ns)| outcomes.is_news(pid, start_ns));
     assert_eq!(news, [true, false, true, true, false]);
-    for pid in 0..100 {
-        assert!(outcomes.is_news(pid, 3));
-    }
-    assert!(outcomes.exited.len() <= REPEATED_AFTER, "a bounded number");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod told;
 mod unkilled;
 mod victim;
 
+pub(crate) use self::recent::RecentProcesses;
 pub use self::told::{Told, Warned};
 use crate::{
     cgroup_path::CgroupPath,
@@ -112,7 +113,7 @@ pub struct Correlator {
     facts: SourceFacts,
     /// Beginning of every incident id: names the boot.
     boot_tag: String,
-    seen: recent::RecentVictims,
+    seen: RecentProcesses,
     /// The same where their start times are not known.
     marks: recent::RecentMarks,
     /// By an earlier agent.
@@ -122,7 +123,7 @@ pub struct Correlator {
     /// Kills by witnesses and counters, where no program sees all of them.
     counts: Option<counts::Counts<counted::Witness>>,
     /// Marked while they were dying anyway.
-    dying: recent::RecentVictims,
+    dying: RecentProcesses,
     kill_counters: kill_counter::KillCounters,
     accounts: reconcile::Accounts,
     groups: group::Groups,
@@ -138,12 +139,12 @@ impl Correlator {
         Self {
             facts,
             boot_tag: boot_id.chars().take(8).collect(),
-            seen: recent::RecentVictims::default(),
+            seen: RecentProcesses::default(),
             marks: recent::RecentMarks::default(),
             told: Told::default(),
             lines: recent::RecentLines::default(),
             counts: None,
-            dying: recent::RecentVictims::default(),
+            dying: RecentProcesses::default(),
             kill_counters: kill_counter::KillCounters::default(),
             accounts: reconcile::Accounts::default(),
             groups: group::Groups::new(facts.sees_run),

@@ -1,10 +1,10 @@
-//! Victims already reported: a process is marked once, but some hooks fire twice for it.
+//! Processes already reported: one is marked and exits once, but some hooks fire twice for it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::told::SAME_MARK_NS;
 
-/// Victims remembered. Marks of one process lie within one run of the OOM killer, which kills fewer.
+/// Processes remembered. Marks of one process lie within one run of the OOM killer, which kills fewer.
 const CAPACITY: usize = 4096;
 
 /// Lines of the log remembered. A copy could only come of a reader that begins anew.
@@ -13,21 +13,21 @@ const LINES: usize = 256;
 /// A process by id and start time, which together are never used again within a boot.
 type Process = (u32, u64);
 
-/// The last victims.
+/// The last processes of which something was told.
 #[derive(Debug, Default)]
-pub(super) struct RecentVictims {
+pub(crate) struct RecentProcesses {
     known: HashSet<Process>,
     order: VecDeque<Process>,
 }
 
-impl RecentVictims {
+impl RecentProcesses {
     /// Whether it is remembered.
     pub(super) fn contains(&self, pid: u32, start_ns: u64) -> bool {
         self.known.contains(&(pid, start_ns))
     }
 
-    /// Remembers a victim; false where it was known.
-    pub(super) fn insert(&mut self, pid: u32, start_ns: u64) -> bool {
+    /// Remembers a process; false where it was known.
+    pub(crate) fn insert(&mut self, pid: u32, start_ns: u64) -> bool {
         if !self.known.insert((pid, start_ns)) {
             return false;
         }
@@ -103,21 +103,21 @@ mod tests {
 
     #[test]
     fn a_second_mark_of_the_same_process_is_known() {
-        let mut recent = RecentVictims::default();
+        let mut recent = RecentProcesses::default();
         assert!(recent.insert(10, 1));
         assert!(!recent.insert(10, 1));
     }
 
     #[test]
     fn a_process_id_used_again_is_another_process() {
-        let mut recent = RecentVictims::default();
+        let mut recent = RecentProcesses::default();
         assert!(recent.insert(10, 1));
         assert!(recent.insert(10, 2));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut recent = RecentVictims::default();
+        let mut recent = RecentProcesses::default();
         for pid in 0..3 * u32::try_from(CAPACITY).unwrap() {
             recent.insert(pid, 1);
         }
